@@ -17,9 +17,9 @@ use std::ops::Range;
 
 use crate::block_map::{MegabyteMap, UNITS, units_of};
 use crate::limits::{
-    FAR_MARKS, FAR_SUPERBLOCKS, KEPT_PAGES, MAX_FAR_EXPONENT, MAX_JOURNAL_PAGES, MAX_PAGES,
-    MAX_RECORD_PAGES, MIN_FAR_EXPONENT, MIN_JOURNAL_PAGES, NEAR_MARKS, NEAR_SUPERBLOCKS,
-    PAGE_BYTES, SUPERBLOCK_PAGES, TABLE_ENTRIES_PER_PAGE,
+    FAR_MARKS, FAR_SUPERBLOCKS, KEPT_PAGES, MAX_FAR_EXPONENT, MAX_JOURNAL_PAGES, MAX_RECORD_PAGES,
+    MIN_FAR_EXPONENT, MIN_JOURNAL_PAGES, NEAR_MARKS, NEAR_SUPERBLOCKS, PAGE_BYTES,
+    SUPERBLOCK_PAGES, TABLE_ENTRIES_PER_PAGE,
 };
 use crate::version::FormatVersion;
 pub(crate) use extent::{Extent, table_pages_of, tag_pages_of};
@@ -122,8 +122,8 @@ pub(crate) fn behind_kept(page: u64) -> u64 {
 }
 
 impl Geometry {
-    /// The geometry of a new pool of `total_pages`, or `None` if the pool would have no room for a block, or is larger
-    /// than [`Self::max_pool_bytes`].
+    /// The geometry of a new pool of `total_pages`; `None` if it would have no room for a block, or more megabytes than
+    /// numbers of 32 bits can count.
     pub fn new(total_pages: u64) -> Option<Self> {
         Self::of_version(FormatVersion::NEWEST, total_pages)
     }
@@ -193,12 +193,6 @@ impl Geometry {
     pub fn min_pool_bytes() -> u64 {
         let pages = (1..=UNITS).find(|&pages| Self::new(pages).is_some());
         pages.unwrap_or(UNITS) * PAGE_BYTES as u64
-    }
-
-    /// Bytes of the largest pool.
-    #[must_use]
-    pub const fn max_pool_bytes() -> u64 {
-        MAX_PAGES * PAGE_BYTES as u64
     }
 
     /// The version of the format that it is in.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::limits::MAX_EXTENTS;
+use crate::limits::{MAX_EXTENTS, MAX_PAGES};
 
 const MIB: u64 = UNITS;
 
@@ -215,9 +215,8 @@ fn an_impossible_geometry_is_refused() {
 
 #[test]
 fn the_largest_pool_has_a_geometry_and_no_larger_one() {
-    let most = Geometry::max_pool_bytes() / PAGE_BYTES as u64;
-    assert!(Geometry::new(most).is_some());
-    for pages in [most + 1, 1 << 50, (1 << 51) - 1] {
+    assert!(Geometry::new(MAX_PAGES).is_some());
+    for pages in [MAX_PAGES + 1, 1 << 50, (1 << 51) - 1] {
         assert!(Geometry::new(pages).is_none(), "{pages}");
     }
 }
