@@ -5,6 +5,8 @@
 //!   known here too late leads a task to another pool.
 //! - A task that fails because its pool has ended or is another one makes the pool suspect for all who hold it
 //!   ([`KnownPools::note_failure`]). A suspect pool is attached anew by its next use, and compared with what was known.
+//! - What a task asks for was known when the task was made: if the application forgets what may not hold before it is
+//!   known which pool is there, the task is for none.
 //! - That a pool has changed is not forgotten before the application has taken note of it: of this pool, not of one
 //!   that was there before.
 //! - Whoever holds a pool of one owner is not led to another owner's by somebody else's attaching to that.
@@ -14,15 +16,18 @@
 //! | what happens | instance | attachment | has changed |
 //! |---|---|---|---|
 //! | the handle is made | none | `Never` | no |
-//! | its own request is answered: the pool that was known, or its next incarnation | the answer's | `Attached` | as it was |
+//! | its own request is answered: the pool that was known, or its next incarnation | the answer's | `Attached` | as it
+//! was |
 //! | likewise: another pool | the answer's | `Attached` | yes, if one was known |
 //! | likewise: a pool that this request has made | the answer's | `Attached` | no |
-//! | somebody else's request for the same id is answered: the pool that was known, its next incarnation, or another one of the owner whose it was | the answer's | `Attached` | as for its own |
+//! | somebody else's request for the same id is answered: the pool that was known, its next incarnation, or another one
+//! of the owner whose it was | the answer's | `Attached` | as for its own |
 //! | likewise: a pool of another owner | as it was | `Suspect` | as it was |
 //! | a task fails as the pool has ended or is another one | as it was | `Suspect` | as it was |
 //! | the application has read a whole list of this instance | as it was | as it was | no |
 //! | the application has read a whole list of another instance | as it was | as it was | as it was |
-//! | the application says that it knows nothing that could not hold | as it was | as it was; if that is `Suspect`, nothing is known of it any more, so that whichever pool is there is no other one | no |
+//! | the application says that it has forgotten what may not hold | as it was | as it was; if that is `Suspect`,
+//! nothing is known of the pool any more, so that none that is there is another one | no |
 //!
 //! Tasks are sent without a further question where it is `Attached` and has not changed, and only there.
 
@@ -48,6 +53,8 @@ pub(crate) struct KnownPool {
     pub(crate) ready: AtomicU32,
     /// The incarnation that it was attached to last; 0 if nothing is known.
     pub(crate) known: AtomicU64,
+    /// How often the application has said that it has forgotten what may not hold.
+    forgotten: AtomicU32,
 }
 
 /// How a holder stands to a pool.
@@ -120,7 +127,14 @@ impl KnownPool {
             standing: AtomicU64::new(Standing::NEW.to_word()),
             ready: AtomicU32::new(Standing::NEW.ready()),
             known: AtomicU64::new(0),
+            forgotten: AtomicU32::new(0),
         }
+    }
+
+    /// How often the application has said that it has forgotten what may not hold. What it has asked for before it says
+    /// so is from before, and may not hold either.
+    pub(crate) fn times_forgotten(&self) -> u32 {
+        self.forgotten.load(Ordering::Relaxed)
     }
 
     /// Whether the session is attached to it, as far as is known.
@@ -196,10 +210,12 @@ impl KnownPool {
         });
     }
 
-    /// As [`Self::accept_change`], of whichever pool is there.
+    /// Forgets what was known of a pool that may be another one by now: whichever is there, it is none that has
+    /// changed.
     fn forget(&self) {
         if self.standing().attachment == Attachment::Suspect {
             self.known.store(0, Ordering::Relaxed);
+            self.forgotten.fetch_add(1, Ordering::Relaxed);
         }
         self.accept_change();
     }

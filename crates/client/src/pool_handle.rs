@@ -162,7 +162,7 @@ impl PoolHandle {
         refuse_inside(self.operation())?;
         match self.known_pools().accept_contents(&self.shared, instance) {
             true => Ok(()),
-            false => self.check_unchanged(),
+            false => self.check_unchanged_since(self.shared.times_forgotten()),
         }
     }
 
@@ -253,7 +253,7 @@ impl PoolHandle {
         buffer: Option<Buffer>,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Task<T> {
-        self.submit_attached(call, buffer, finish, Self::check_unchanged)
+        self.submit_attached(call, buffer, finish, Self::check_unchanged_since)
     }
 
     /// As [`Self::submit`], for a method that only looks, which works also where the pool has changed: with its result,
@@ -264,7 +264,7 @@ impl PoolHandle {
         buffer: Option<Buffer>,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Task<T> {
-        self.submit_attached(call, buffer, finish, |_| Ok(()))
+        self.submit_attached(call, buffer, finish, |_, _| Ok(()))
     }
 
     /// Submits a task once the pool is attached to and passes a `check`.
@@ -276,8 +276,9 @@ impl PoolHandle {
         call: Call,
         buffer: Option<Buffer>,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
-        check: fn(&Self) -> Result<(), Error>,
+        check: fn(&Self, u32) -> Result<(), Error>,
     ) -> Task<T> {
+        let since = self.shared.times_forgotten();
         let attached = match self.begin_to_attach() {
             None => Ok(()),
             Some(question) if question.is_submitted() => self.settle_answer(question.wait()),
@@ -285,7 +286,7 @@ impl PoolHandle {
                 let pool = self.clone();
                 return Task::of_steps(async move {
                     let attached = pool.settle_answer(question.await);
-                    match attached.and_then(|()| check(&pool)) {
+                    match attached.and_then(|()| check(&pool, since)) {
                         Ok(()) => {
                             pool.runtime
                                 .submit(pool.attached_call(call), buffer, finish)
@@ -296,7 +297,7 @@ impl PoolHandle {
                 });
             }
         };
-        match attached.and_then(|()| check(self)) {
+        match attached.and_then(|()| check(self, since)) {
             Ok(()) => self
                 .runtime
                 .submit(self.attached_call(call), buffer, finish),
@@ -407,27 +408,31 @@ impl PoolHandle {
 
     /// As [`Self::ready`], for the steps of a task ([`Task::of_steps`]): does not block.
     async fn ready_in_steps(&self) -> Result<(), Error> {
+        let since = self.shared.times_forgotten();
         if let Some(question) = self.begin_to_attach() {
             self.settle_answer(question.await)?;
         }
-        self.check_unchanged()
+        self.check_unchanged_since(since)
     }
 
     #[cold]
     fn become_ready(&self) -> Result<(), Error> {
+        let since = self.shared.times_forgotten();
         if let Some(question) = self.begin_to_attach() {
             self.settle_answer(question.wait())?;
         }
-        self.check_unchanged()
+        self.check_unchanged_since(since)
     }
 
-    fn check_unchanged(&self) -> Result<(), Error> {
-        match self.has_changed() {
-            false => Ok(()),
-            true => Err(Error::new(Status::PoolChanged, self.operation()).with_detail(
-                "what is known of its contents does not hold any more: list its blocks first, and see which are yours",
-            )),
+    /// Checks what the application knew of the pool when it had forgotten so often.
+    #[cold]
+    fn check_unchanged_since(&self, times_forgotten: u32) -> Result<(), Error> {
+        if !self.has_changed() && self.shared.times_forgotten() == times_forgotten {
+            return Ok(());
         }
+        Err(Error::new(Status::PoolChanged, self.operation()).with_detail(
+            "what is known of its contents does not hold any more: list its blocks first, and see which are yours",
+        ))
     }
 
     /// Asks to be attached to the pool, unless that was done.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::fake_host::{FakeModule, HostBuffer, Verdict, parse, reply};
+use crate::sizes::MIB;
 use chimaera_bdev_proto::{
     AllocationPlan, BLOCK_WIRE_BYTES, BdevType, Block, CreateParams, INLINE_BLOCKS, ListedTag,
     MAP_END, MEGABYTE, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OperationCounts,
@@ -12,12 +14,7 @@ use chimaera_proto::admin::{
     self, AttachPool, DestroyPool, FindPool, GetOrCreatePool, ListPools, PoolChoice, PoolList,
     PoolName,
 };
-use chimaera_proto::{Completion, Descriptor, Permissions, PoolId, Rights, Status, codec};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::fake_host::{FakeModule, HostBuffer, Verdict};
-use crate::sizes::MIB;
+use chimaera_proto::{Descriptor, Permissions, PoolId, Rights, Status, codec};
 
 /// Megabytes on one page of a list or map.
 const PAGE_MEGABYTES: u64 = 3;
@@ -46,36 +43,6 @@ pub fn fake_bdev() -> impl FakeModule {
                 None => Verdict::fail(Status::PoolNotFound),
             }
         }
-    }
-}
-
-/// A module that takes tasks for any pool: whoever attaches to one is told that it is there.
-#[must_use]
-pub fn attaching(mut module: impl FakeModule) -> impl FakeModule {
-    move |task: Descriptor, buffer: Option<HostBuffer>| {
-        let is_attach =
-            task.pool == PoolId::ADMIN && task.method == admin::Method::AttachPool as u16;
-        let Some(buffer) = buffer.as_ref().filter(|_| is_attach) else {
-            return module(task, buffer);
-        };
-        let request = buffer.read();
-        let AttachPool { pool, module, .. } = parse(&request[..task.arguments[0] as usize]);
-        let PoolName::Id(id) = pool.pool else {
-            return Verdict::fail(Status::PoolNotFound);
-        };
-        let info = admin::PoolInfo {
-            id,
-            name: "pool".to_owned(),
-            module,
-            created: false,
-            opened: false,
-            incarnation: 1,
-            predecessor: None,
-            instance: 1,
-            permissions: Permissions::of_owner(0, 0),
-            rights: Rights::ALL,
-        };
-        reply(buffer, Ok(info))
     }
 }
 
@@ -399,19 +366,4 @@ impl FakePool {
         }
         Ok(Vec::new())
     }
-}
-
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> T {
-    codec::decode(bytes).expect("a request of this kind")
-}
-
-fn reply<T: Serialize>(buffer: &HostBuffer, result: Result<T, (Status, String)>) -> Verdict {
-    let (bytes, status) = match result {
-        Ok(value) => (codec::encode(&value).expect("encodes"), None),
-        Err((status, text)) => (text.into_bytes(), Some(status)),
-    };
-    buffer.write(&bytes);
-    let mut completion = status.map_or(Completion::success(&[]), Completion::failure);
-    completion.values[0] = bytes.len() as u64;
-    Verdict::Done(completion)
 }

@@ -29,9 +29,9 @@ mod time_limit;
 
 pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
 #[cfg(feature = "fake-bdev")]
-pub use fake_bdev::{LOST_TAG, attaching, fake_bdev};
+pub use fake_bdev::{LOST_TAG, fake_bdev};
 #[cfg(feature = "fake-host")]
-pub use fake_host::{FakeHost, FakeModule, Fate, HostBuffer, Verdict};
+pub use fake_host::{FakeHost, FakeModule, Fate, HostBuffer, Verdict, attaching, attaching_to};
 pub use pattern::Pattern;
 pub use polled::{Polled, WakeCount, block_on};
 pub use random::Xorshift;

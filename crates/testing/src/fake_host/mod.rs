@@ -2,6 +2,7 @@
 //! one thread, and serves lanes on another, with a function of the test's as its only module. It can be killed at any
 //! moment.
 
+mod attaching;
 mod buffer;
 mod control;
 mod worker;
@@ -21,6 +22,9 @@ use parking_lot::Mutex;
 
 use crate::sizes::MIB;
 use crate::time_limit::until;
+pub use attaching::{attaching, attaching_to};
+#[cfg(feature = "fake-bdev")]
+pub(crate) use attaching::{parse, reply};
 pub use buffer::HostBuffer;
 use control::Answer;
 
