@@ -107,16 +107,19 @@ pub fn create_open(folder: &Path) -> io::Result<()> {
     if let Some(above) = folder.parent() {
         create_open(above)?;
     }
-    match fs::create_dir(folder) {
-        Ok(()) => let_everybody_look_into(folder),
+    match DirBuilder::new().mode(0o755).create(folder) {
+        Ok(()) => let_everybody_look_into(folder).inspect_err(|_| {
+            // Left as it is it would be taken the next time.
+            let _ = fs::remove_dir(folder);
+        }),
         // Somebody else has made it since, or it is not a folder, which whoever uses it is told.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Sets the mode of a folder that was made just now. If the one above is somebody else's, another folder may be there
-/// by now, or a link to one: only one of one's own is changed, and no link is followed.
+/// Takes back what the umask has taken from a folder that was made just now. If the one above is somebody else's,
+/// another folder may be there by now, or a link to one: only one of one's own is changed, and no link is followed.
 fn let_everybody_look_into(folder: &Path) -> io::Result<()> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
     let opened = OpenOptions::new()
