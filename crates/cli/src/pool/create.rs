@@ -116,7 +116,10 @@ fn create_block_device(
         Declaration::Some => {
             // What is declared already is only known once the pool is open.
             let info = create(&options)?;
-            let declared = stats_of_created(&client, &info)?.metrics;
+            let declared = match info.created && !info.opened {
+                true => PerfMetrics::default(),
+                false => stats_of_created(&client, &info)?.metrics,
+            };
             if let Declaration::All(metrics) = arguments.metrics.declare(Some(declared)) {
                 let again = options.overwrite(false).perf_metrics(metrics);
                 create(&again).map_err(|failure| {
