@@ -4,7 +4,8 @@
 //! - A pool that scrubs does so for good, since the space of its free blocks holds what was in it before.
 //! - Whoever other permissions let in gets only blocks that were zeroed: a pool scrubs before its permissions let
 //!   others in; and one that overwrites what somebody else may have left, or lies on a device, of which only samples
-//!   were looked at, scrubs unless it is its maker's alone. So does one that others use and that grows on a device.
+//!   were looked at, scrubs unless it is its maker's alone. So does one that others use and that grows on a device. For
+//!   a device whoever has it opened may say that there is nothing.
 //! - Only the pool's owner and operators may have a pool scrub.
 
 #![forbid(unsafe_code)]
@@ -57,7 +58,7 @@ impl Scrub {
     /// on. Blocks as `record` does.
     ///
     /// # Errors
-    /// Those of `record`. Nothing has changed then.
+    /// Those of `record`. Nothing has changed in the open pool then.
     pub(crate) fn set_owner<E>(
         &self,
         after: PoolOwner,

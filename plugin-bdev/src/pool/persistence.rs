@@ -18,7 +18,7 @@ use chimaera_bdev_format::image::{self, random_bits};
 use chimaera_bdev_format::{
     Geometry, Identity, Metadata, OpenError, OpenMode, PoolOwner, Superblock,
 };
-use chimaera_bdev_proto::{PerfMetrics, UNIT_BYTES};
+use chimaera_bdev_proto::{PerfMetrics, ScrubPolicy, UNIT_BYTES};
 use chimaera_chimod::{CreateContext, Host, Incarnation, Level, ModuleError};
 use chimaera_proto::{Permissions, PoolId, Status, shell};
 
@@ -141,14 +141,15 @@ fn open(
     refuse_another(opening, superblock, opened.metadata.superblock())?;
     tell_of_damage(opening, &opened.repaired, &opened.lost);
     let mut metadata = opened.metadata;
+    // In a pool that is only read they are not recorded, and hold for as long as it is open. Before it grows into space
+    // for which it scrubs.
+    if !opening.parameters.read_only {
+        changes.record(opening, &mut metadata)?;
+    }
     if !opening.parameters.read_only && geometry != *metadata.geometry() {
         size::resize(opening, &mut metadata, pages)?;
     }
     size::tell_of_unused(opening, metadata.geometry());
-    // In a pool that is only read they are not recorded, and hold for as long as it is open.
-    if !opening.parameters.read_only {
-        changes.record(opening, &mut metadata)?;
-    }
     if metadata.has_tags() {
         allocator.expect_tags();
     }
@@ -190,8 +191,9 @@ impl ChangesAtOpening {
         let by = (opener.uid, opener.is_operator || opener.uid == owner);
         let grows = geometry.total_pages() > superblock.geometry.total_pages();
         let is_shared = PoolOwner::from(permissions).is_shared();
-        // Nobody knows what the space of a device holds that comes to the pool.
-        let gets_unseen_space = grows && is_shared && opening.is_on_device()?;
+        // Nobody knows what the space of a device holds that comes to the pool, but for whoever says so.
+        let says_not_to = parameters.scrub == Some(ScrubPolicy::None);
+        let gets_unseen_space = grows && is_shared && !says_not_to && opening.is_on_device()?;
         let is_asked = scrub::begins(identity.scrubs, owner, parameters.scrub, by)?;
         Ok(Self {
             metrics: declared::change(identity.metrics, owner, parameters.metrics, by)?,

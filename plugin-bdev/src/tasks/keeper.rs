@@ -311,7 +311,6 @@ impl KeeperThread {
                     again.extend(self.allocate(request, false));
                 }
                 (KeeperWork::List(request), _) => self.lists.push_back(request),
-                // The thread that waited may have given up.
                 (KeeperWork::FlushCall(done), _) => drop(done.send(flushed)),
                 (KeeperWork::Record(change, done), _) => drop(done.send(self.record(change))),
             }
@@ -365,9 +364,9 @@ impl KeeperThread {
 
     /// Gives new blocks that wait for it a turn at being zeroed, and gives what a commit has to come for.
     fn zero(&mut self) -> Option<KeeperWork> {
-        let disk = (self.ledger.metadata().disk(), self.failure);
-        let outcome = self.zeroing.take_turn(disk, &self.pool, self.host)?;
-        matches!(outcome, AllocationOutcome::CompletedAmongManyTags).then_some(KeeperWork::Commit)
+        let device = (self.ledger.metadata().disk(), self.failure);
+        let wants_commit = self.zeroing.take_turn(device, &self.pool, self.host);
+        wants_commit.then_some(KeeperWork::Commit)
     }
 
     fn record(&mut self, change: IdentityChange) -> Result<(), Failure> {

@@ -1,8 +1,8 @@
 //! Allocations on a device whose blocks are zeroed before anybody hears of them, by the pool's keeper.
 //!
 //! Laws:
-//! - They take turns, a piece of one allocation each: a large one holds up neither small ones nor what else the keeper
-//!   does.
+//! - They take turns, a piece of one large allocation or some small ones each: a large one holds up neither small ones
+//!   nor what else the keeper does.
 //! - What was zeroed is durable before a commit records the block: a power cut in between would leave a block of a new
 //!   owner's with what was in it before.
 //! - An allocation whose blocks cannot be zeroed fails, and its space is free again.
@@ -22,6 +22,13 @@ use crate::backend::file::MetadataDisk;
 use crate::backend::new_blocks::NewBlocks;
 use crate::pool::failure::failure_of;
 use crate::pool::state::PoolState;
+
+/// Bytes of the allocations of one turn, at which it ends.
+const TURN_BYTES: u64 = 1 << 20;
+
+/// Allocations of one turn, at most: each flush that waits is served between two turns, so that one for each small
+/// allocation would be too many.
+const TURN_PIECES: usize = 64;
 
 /// The allocations that wait, the next one first.
 #[derive(Default)]
@@ -49,15 +56,37 @@ impl ZeroingQueue {
         self.waiting.push_back(Zeroing { new, ranges });
     }
 
-    /// Zeroes a piece, and gives what becomes of an allocation that ends with it. Nothing is written to a device that
-    /// has `failed`. Blocks.
+    /// Zeroes a piece of a large allocation, or some small ones, and says whether a commit is wanted then. Nothing is
+    /// written to a device that has `failed`. Blocks.
     pub(super) fn take_turn(
         &mut self,
+        device: (&MetadataDisk, Option<Failure>),
+        pool: &PoolState,
+        host: Host,
+    ) -> bool {
+        let (mut wants_commit, mut left) = (false, TURN_BYTES);
+        for _ in 0..TURN_PIECES {
+            let Some(first) = self.waiting.pop_front() else {
+                break;
+            };
+            left = left.saturating_sub(first.new.bytes());
+            let outcome = self.go_on(first, device, pool, host);
+            wants_commit |= matches!(outcome, Some(AllocationOutcome::CompletedAmongManyTags));
+            if left == 0 {
+                break;
+            }
+        }
+        wants_commit
+    }
+
+    /// Zeroes a piece of an allocation, and gives what becomes of it if it ends with that.
+    fn go_on(
+        &mut self,
+        mut first: Zeroing,
         (disk, failed): (&MetadataDisk, Option<Failure>),
         pool: &PoolState,
         host: Host,
     ) -> Option<AllocationOutcome> {
-        let mut first = self.waiting.pop_front()?;
         let (allocator, counters) = (&pool.allocator, pool.counters.of_keeper());
         if let Some(failure) = failed {
             return Some(allocation::give_up(allocator, counters, first.new, failure));

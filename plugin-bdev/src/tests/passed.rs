@@ -17,7 +17,6 @@ use nix::sys::stat::Mode;
 use super::engines;
 use crate::testing::{POOL, ROOT, Recorder, TestPool, USER, file_params, name_in};
 
-/// A user who is no operator.
 fn params() -> CreateParams {
     CreateParams {
         opened_by_daemon: false,

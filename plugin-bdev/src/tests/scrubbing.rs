@@ -329,7 +329,7 @@ fn a_pool_on_a_device_that_is_for_others_scrubs_unless_it_is_asked_not_to() {
         (group, Some(ScrubPolicy::None), ScrubPolicy::None),
         (Permissions::of_owner(0, 0), None, ScrubPolicy::None),
     ] {
-        let Some(device) = loop_device(file_bytes(8), &[]) else {
+        let Some(device) = loop_device(file_bytes(20), &[]) else {
             return;
         };
         let name = device.path().to_str().expect("UTF-8");
@@ -342,17 +342,20 @@ fn a_pool_on_a_device_that_is_for_others_scrubs_unless_it_is_asked_not_to() {
         assert_eq!(pool.stats().scrub, expected, "{asked:?}");
         drop(pool);
         // What it grows by was looked at by nobody.
-        let all = CreateParams {
-            trust_owner: true,
-            ..file_params(0)
-        };
-        let pool = TestPool::create(name, &all, 1).expect("opened");
-        assert!(pool.stats().total_size > file_bytes(4));
-        let grown = match permissions == group {
-            true => ScrubPolicy::Allocate,
-            false => ScrubPolicy::None,
-        };
-        assert_eq!(pool.stats().scrub, grown, "{asked:?}");
+        for (again, size) in [(asked, file_bytes(12)), (None, 0)] {
+            let larger = CreateParams {
+                scrub: again,
+                trust_owner: true,
+                ..file_params(size)
+            };
+            let pool = TestPool::create(name, &larger, 1).expect("opened");
+            assert!(pool.stats().total_size > file_bytes(4));
+            let grown = match permissions == group && again.is_none() {
+                true => ScrubPolicy::Allocate,
+                false => expected,
+            };
+            assert_eq!(pool.stats().scrub, grown, "{asked:?} {again:?}");
+        }
     }
 }
 

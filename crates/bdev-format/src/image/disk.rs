@@ -21,8 +21,11 @@ use crate::{Disk, PAGE_BYTES, Page};
 /// Pages that are set aside at most where space is memory: 64 MiB.
 const MAX_PAGES_IN_MEMORY: u64 = 1 << 14;
 
-/// Pages of zeroes that are written at once, at most: 1 MiB.
-const MAX_PAGES_ZEROED: u64 = 256;
+/// Zeroes that are written at once, at most.
+const MAX_ZEROES_WRITTEN: u64 = 1 << 20;
+
+/// Bytes that a device is told at once to make zeroes: one that cannot do that by itself has the kernel write them.
+const MAX_ZEROES_OF_DEVICE: u64 = 16 << 20;
 
 /// A pool's file. A forked child does not have it, since it would have the file's lock with it.
 pub type PoolFile = Arc<Private<File>>;
@@ -163,27 +166,32 @@ impl FileDisk {
     }
 
     /// Makes bytes of a file or device zeroes, of which the first one and the number are whole pages, and gives how
-    /// many from the first one on: all, or a piece, where zeroes have to be written. The file stays as long as it is.
-    /// Not durable before the next flush. Blocks.
+    /// many from the first one on: all, or a piece, on a device and where zeroes have to be written. The file stays as
+    /// long as it is. Not durable before the next flush. Blocks.
     ///
-    /// The file system or the device does it without data, where it can, and keeps the space: on ext4 that takes some
-    /// microseconds, whatever the length.
+    /// A file system does it without data, where it can, and keeps the space: ext4 takes some microseconds, whatever
+    /// the length. A device does it as fast as it can.
     ///
     /// # Errors
     /// The device's. What the bytes are then is not known.
     pub fn zero(&self, bytes: Range<u64>) -> io::Result<u64> {
         let all = bytes.end - bytes.start;
+        let most = match self.file.metadata()?.is_file() {
+            true => all,
+            false => all.min(MAX_ZEROES_OF_DEVICE),
+        };
+        let told = bytes.start..bytes.start + most;
         loop {
-            match self.allocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, &bytes) {
+            match self.allocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, &told) {
                 Err(nix::Error::EINTR) => {}
                 Err(nix::Error::EOPNOTSUPP | nix::Error::ENOSYS) => {
-                    let piece = all.min(MAX_PAGES_ZEROED * PAGE_BYTES as u64);
+                    let piece = all.min(MAX_ZEROES_WRITTEN);
                     let zeroes = Page::zeroes((piece / PAGE_BYTES as u64) as usize);
                     self.write(bytes.start / PAGE_BYTES as u64, &zeroes)?;
                     return Ok(piece);
                 }
                 Err(errno) => return Err(errno.into()),
-                Ok(()) => return Ok(all),
+                Ok(()) => return Ok(most),
             }
         }
     }
