@@ -1,5 +1,5 @@
 //! Threads of this project's own, in whatever process: starting them, locks and condition variables for them
-//! ([`condition`]), and processes whose threads do not go on ([`standstill`]).
+//! ([`condition`]), processes whose threads do not go on ([`standstill`]), and how much memory a process can have.
 //!
 //! Laws:
 //! - No thread is taken for granted. A process may meet a limit on threads (`RLIMIT_NPROC`, `pids.max`) at any moment;
@@ -9,6 +9,7 @@
 
 pub mod condition;
 mod heaps;
+mod memory;
 pub mod standstill;
 mod start;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 pub use heaps::share_heap_where_memory_is_limited;
+pub use memory::available_bytes;
 pub use start::{JoinHandle, Scope, ScopedJoinHandle, scope, spawn, spawn_scoped};
 
 /// The system gave no thread.

@@ -3,7 +3,6 @@
 pub(crate) mod allocator;
 pub(crate) mod counters;
 pub(crate) mod failure;
-pub(crate) mod memory;
 pub(crate) mod open;
 mod open_uuids;
 mod opening_context;

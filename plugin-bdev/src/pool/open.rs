@@ -10,7 +10,6 @@ use chimaera_chimod::{CreateContext, Level, ModuleError};
 
 use super::allocator::allocator_of;
 use super::counters::Counters;
-use super::memory;
 use super::persistence::{self, PersistentPool};
 use super::state::{BlockPool, PoolState};
 use crate::backend::Backend;
@@ -119,7 +118,8 @@ pub(crate) fn on_file(
 /// Warns of a pool that is larger than the memory there is. Memory is taken as it is written, so such a pool
 /// can be made, and used as long as little of it is written.
 fn warn_if_too_large(context: &CreateContext<'_>, total_size: u64) {
-    let Some(available) = memory::available_bytes().filter(|&available| available < total_size)
+    let Some(available) =
+        chimaera_thread::available_bytes().filter(|&available| available < total_size)
     else {
         return;
     };

@@ -9,7 +9,6 @@ use chimaera_proto::Status;
 use chimaera_testing::disk_folder;
 
 use super::assert_refused;
-use crate::pool::memory;
 use crate::testing::{
     TestPool, file_bytes, file_params, name_in, one_block_bytes, ram_params, whole_megabytes,
 };
@@ -113,7 +112,7 @@ fn the_smallest_file_pool_has_one_block() {
 
 #[test]
 fn a_memory_pool_that_is_larger_than_the_memory_there_is_comes_with_a_warning() {
-    let Some(available) = memory::available_bytes() else {
+    let Some(available) = chimaera_thread::available_bytes() else {
         return;
     };
     let warnings = |size| {

@@ -1,4 +1,4 @@
-//! How much memory there is for pools in memory.
+//! How much memory there is.
 
 #![forbid(unsafe_code)]
 
@@ -6,8 +6,9 @@ use std::fs::read_to_string;
 use std::path::Path;
 
 /// The most bytes of memory that this process can have: the machine's, or what its control group leaves of that.
-/// `None` where neither can be read.
-pub(crate) fn available_bytes() -> Option<u64> {
+/// `None` where neither can be read. Reads files of the kernel's; does not block.
+#[must_use]
+pub fn available_bytes() -> Option<u64> {
     [of_the_machine(), of_the_control_group()]
         .into_iter()
         .flatten()
