@@ -85,6 +85,8 @@ statuses! {
     PoolChanged = 24, "the pool is not what it was: ask which blocks there are";
     /// The pool belongs to another module than the one meant.
     WrongModule = 25, "the pool is another module's";
+    /// A user, a session, or all users together have as much of something as the daemon gives them.
+    LimitReached = 26, "a limit of the daemon for its users is reached";
     /// The pool has not enough free space, or not in pieces of the size needed.
     NoSpace = 32, "not enough free space";
     /// The block is not allocated.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use chimaera_chimod::{Creator, ModuleError};
 use chimaera_fork::Private;
@@ -16,7 +16,11 @@ use chimaera_proto::{Permissions, PoolId, Right, Rights, Status};
 use nix::sys::socket::UnixCredentials;
 use parking_lot::Mutex;
 
+#[cfg(test)]
+use crate::accounts::{Accounts, Limits};
+use crate::accounts::{Charge, Holder};
 use crate::config::{Operators, UsersCeiling};
+use crate::jobs::JobOwner;
 
 /// Who is at the other end of a socket, by the kernel's word.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +85,8 @@ pub(crate) struct Caller {
     pub(crate) peer: Peer,
     groups: Vec<u32>,
     standing: Standing,
+    /// In whose name what the session takes is counted.
+    pub(crate) account: Holder,
     /// The number of the pool that each id stands for in this session's tasks.
     attached: Mutex<BTreeMap<PoolId, u64>>,
     /// Files that it has offered and no request has used yet, by number.
@@ -88,15 +94,42 @@ pub(crate) struct Caller {
 }
 
 /// A file that a client has offered. A forked child does not have it. Closing it may take as long as the client likes.
-pub(crate) type ClientFile = Private<OwnedFd>;
+#[derive(Debug)]
+pub(crate) struct ClientFile {
+    file: Private<OwnedFd>,
+    _charge: Charge,
+}
+
+impl ClientFile {
+    /// A file, and the descriptor that it takes.
+    pub(crate) fn new(file: Private<OwnedFd>, charge: Charge) -> Self {
+        Self {
+            file,
+            _charge: charge,
+        }
+    }
+}
+
+impl AsFd for ClientFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
 
 impl Caller {
-    pub(crate) fn new(session: u64, peer: Peer, groups: Vec<u32>, standing: Standing) -> Self {
+    /// A client of this identity, in a session of its own.
+    pub(crate) fn new(
+        session: u64,
+        (peer, groups): (Peer, Vec<u32>),
+        standing: Standing,
+        account: &Holder,
+    ) -> Self {
         Self {
             session,
             peer,
             groups,
             standing,
+            account: account.in_session(session),
             attached: Mutex::default(),
             offered: Mutex::default(),
         }
@@ -110,7 +143,25 @@ impl Caller {
             user_id: user,
             group_id: user,
         };
-        Self::new(1, peer, Vec::new(), standing)
+        let accounts = Accounts::new(Limits::of_this_machine());
+        let account = accounts.holder(user, standing == Standing::Operator);
+        Self::new(1, (peer, Vec::new()), standing, &account)
+    }
+
+    /// The user for whom lines of the log are limited, if it is one.
+    pub(crate) fn limited_user(&self) -> Option<u32> {
+        self.account.is_limited().then_some(self.peer.user_id)
+    }
+
+    /// For whom what it asks for is carried out.
+    pub(crate) fn job_owner(&self) -> JobOwner {
+        match self.standing {
+            Standing::Operator => JobOwner::Host,
+            Standing::User { .. } => JobOwner::User {
+                user: self.peer.user_id,
+                session: self.session,
+            },
+        }
     }
 
     pub(crate) fn is_operator(&self) -> bool {

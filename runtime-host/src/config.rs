@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use chimaera_chimod::Module;
 
+use crate::accounts::Limits;
+
 /// How a host is set up. [`Config::default`] is an embedded host: it listens nowhere, and finds
 /// plugins as a daemon does.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub struct Config {
     pub opened_modules: Vec<String>,
     /// Whether the modules that are linked in are open to such clients only if they are named there.
     pub opens_named_modules_only: bool,
+    /// How much users and sessions may have of what all share.
+    pub limits: Limits,
 }
 
 impl Default for Config {
@@ -50,6 +54,7 @@ impl Default for Config {
             modules: Vec::new(),
             opened_modules: Vec::new(),
             opens_named_modules_only: false,
+            limits: Limits::default(),
         }
     }
 }

@@ -10,9 +10,10 @@ use chimaera_proto::admin::Method;
 use chimaera_thread::NoThread;
 use crossbeam::channel::{Sender, unbounded};
 
+use crate::accounts::Accounts;
 use crate::allowed_folders::AllowedFolders;
 use crate::inbox::Inbox;
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, Share};
 use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
 use crate::pools::PoolRegistry;
@@ -26,6 +27,7 @@ pub(crate) struct ControlSide {
     /// Which paths modules may open that clients name.
     pub(crate) allowed_paths: AllowedFolders,
     pub(crate) pools: PoolRegistry,
+    pub(crate) accounts: Arc<Accounts>,
     pub(crate) threads: ControlThreads,
     pub(crate) session_count: AtomicU32,
     pub(crate) stopper: Stopper,
@@ -59,8 +61,10 @@ impl ControlSide {
 /// The threads of the control side that carry out work which may block, by the kind of work: no kind keeps another from
 /// its turn.
 pub(crate) struct ControlThreads {
-    /// Make, flush and destroy pools, and load libraries.
+    /// Make, flush and destroy pools, and load libraries: that takes as long as a device or file likes.
     jobs: Jobs,
+    /// Change who may use which pool: that takes as long as a worker or a pool's keeper.
+    changes: Jobs,
     /// Answers what is known at once: people ask for that when everything else hangs.
     answers: Jobs,
     /// Stops the runtime.
@@ -74,30 +78,34 @@ pub(crate) struct ControlThreads {
 /// The most threads of one kind.
 const MAX_THREADS: usize = 32;
 
+/// How many of them jobs of users may have.
+const SHARE: Share = Share {
+    per_user: MAX_THREADS / 4,
+    of_users: MAX_THREADS - MAX_THREADS / 4,
+};
+
 impl ControlThreads {
     /// Starts one thread of each kind, so that each kind of work is done even if the system gives no further thread.
     pub(crate) fn start() -> Result<Self, NoThread> {
+        let all = Share::all(MAX_THREADS);
         Ok(Self {
-            jobs: Jobs::start("chimaera-job", MAX_THREADS)?,
-            answers: Jobs::start("chimaera-answer", 1)?,
-            stop: Jobs::start("chimaera-stop", 1)?,
-            ends: Jobs::start("chimaera-end", MAX_THREADS)?,
-            closers: Jobs::start("chimaera-close", MAX_THREADS)?,
+            jobs: Jobs::start("chimaera-job", MAX_THREADS, SHARE)?,
+            changes: Jobs::start("chimaera-change", MAX_THREADS, SHARE)?,
+            answers: Jobs::start("chimaera-answer", 1, Share::all(1))?,
+            stop: Jobs::start("chimaera-stop", 1, Share::all(1))?,
+            ends: Jobs::start("chimaera-end", MAX_THREADS, all)?,
+            closers: Jobs::start("chimaera-close", MAX_THREADS, all)?,
         })
     }
 
     /// The threads for a method of the admin module.
     pub(crate) fn of(&self, method: Method) -> &Jobs {
         match method {
-            Method::GetOrCreatePool
-            | Method::DestroyPool
-            | Method::FlushPools
-            | Method::SetPermissions => &self.jobs,
-            Method::Ping
-            | Method::ListPools
-            | Method::FindPool
-            | Method::AttachPool
-            | Method::GetStatus => &self.answers,
+            Method::GetOrCreatePool | Method::DestroyPool | Method::FlushPools => &self.jobs,
+            Method::AttachPool | Method::SetPermissions => &self.changes,
+            Method::Ping | Method::ListPools | Method::FindPool | Method::GetStatus => {
+                &self.answers
+            }
             Method::StopRuntime => &self.stop,
         }
     }

@@ -15,9 +15,10 @@ use chimaera_proto::rights::{DEFAULT_MODE, MODE_BITS, OVERFLOW_ID};
 use chimaera_proto::shown::quoted;
 use chimaera_proto::{Permissions, PoolId, Right, Status};
 
+use crate::accounts::PoolAccount;
 use crate::caller::{Caller, ClientFile, denied};
 use crate::control_side::ControlSide;
-use crate::log;
+use crate::log::{self, Level, Source};
 use crate::messages::WorkerCommand;
 use crate::pool_container::PoolContainer;
 use crate::pools::errors::{
@@ -92,7 +93,9 @@ impl ControlSide {
         // Whatever can be known before it is checked before: the module may write to a device.
         caller.check_may_attach(key.id, |number| self.pools.is_live(number))?;
         let module = self.modules.get(&asked.module)?;
-        let speaker = Speaker::new(module.name(), &asked.name);
+        let holder = self.accounts.holder(key.owner, caller.is_operator());
+        let account = PoolAccount::open(holder)?;
+        let speaker = Speaker::new(module.name(), &asked.name, account);
         let folders = self.allowed_paths.folders();
         let new = NewPool {
             id: key.id,
@@ -127,13 +130,14 @@ impl ControlSide {
         let info = pool.info(true, caller);
         reservation.publish(pool);
         let came = if info.opened { "opened" } else { "created" };
-        log::info(format_args!(
+        let line = format_args!(
             "pool {came}: {} {}, module {}, {}, for {caller}",
             info.id,
             quoted(&info.name),
             info.module,
             info.permissions
-        ));
+        );
+        log::say_for(caller.limited_user(), Level::Info, Source::Host, line);
         Ok(info)
     }
 
@@ -164,6 +168,9 @@ impl ControlSide {
         }
         reservation.move_to(PoolKey { id, owner })?;
         container.speaker().set_id(id);
+        if owner != key.owner {
+            container.speaker().give_account_to(owner);
+        }
         let pool = Arc::new(Pool::new(PoolParts {
             id,
             name: asked.name.clone(),

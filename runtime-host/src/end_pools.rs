@@ -6,9 +6,9 @@ use chimaera_chimod::ModuleError;
 use chimaera_proto::admin::PoolStep;
 use chimaera_proto::shown::quoted;
 
-use crate::caller::Peer;
+use crate::caller::Caller;
 use crate::control_side::ControlSide;
-use crate::log;
+use crate::log::{self, Level, Source};
 use crate::messages::WorkerCommand;
 use crate::pools::Pool;
 
@@ -50,7 +50,7 @@ impl ControlSide {
     pub(crate) fn end_pool(
         &self,
         pool: Arc<Pool>,
-        client: Option<Peer>,
+        client: Option<&Caller>,
     ) -> Result<(), ModuleError> {
         let (key, number) = (pool.key(), pool.number);
         self.ask_workers(|done| WorkerCommand::RemovePool { pool: number, done });
@@ -63,7 +63,11 @@ impl ControlSide {
         let ended = client.map_or("stopped", |_| "destroyed");
         let whom = client.map_or_else(String::new, |client| format!(", for {client}"));
         match &flushed {
-            Ok(()) => log::info(format_args!("pool {ended}: {id} {name}{whom}")),
+            Ok(()) => {
+                let line = format_args!("pool {ended}: {id} {name}{whom}");
+                let causer = client.and_then(Caller::limited_user);
+                log::say_for(causer, Level::Info, Source::Host, line);
+            }
             Err(error) => log::error(format_args!(
                 "pool {ended}: {id} {name}{whom}, but what it did last may be lost, as it was not \
                  flushed: {error}"

@@ -12,6 +12,7 @@ use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
+use crate::accounts::Accounts;
 use crate::allowed_folders::AllowedFolders;
 use crate::builtin::admin::Admin;
 use crate::config::Config;
@@ -70,6 +71,7 @@ impl Host {
             modules: Modules::new(config),
             allowed_paths,
             pools: PoolRegistry::new(config.operators.clone()),
+            accounts: Accounts::new(config.limits),
             threads,
             session_count: AtomicU32::new(0),
             stopper: Stopper::default(),

@@ -14,6 +14,7 @@
 //! - What may block, loads libraries, opens files or unmaps memory stays off the workers.
 //! - The host knows modules only through [`chimaera_chimod`]. It knows nothing of block devices.
 
+mod accounts;
 mod allowed_folders;
 mod builtin;
 mod caller;
@@ -44,6 +45,7 @@ pub mod trusted_path;
 mod worker;
 mod worker_inboxes;
 
+pub use accounts::{Amounts, Limits, Resource};
 pub use config::{Config, Operators, Polling, UsersCeiling, UsersSocket};
 pub use control::listener::{DaemonProcess, check_socket_path, process_at, served_by};
 pub use error::{HostError, show_process};

@@ -50,12 +50,6 @@ impl Session {
         &self.first
     }
 
-    /// The size of each of its segments, in bytes.
-    pub(crate) fn segment_sizes(&self) -> impl Iterator<Item = u64> {
-        let further = self.further.iter().map_while(OnceLock::get);
-        std::iter::once(self.first.len()).chain(further.map(Segment::len))
-    }
-
     /// Whether the memory in this file is registered under this index already.
     pub(crate) fn has_segment(&self, index: u32, file: &OwnedFd) -> bool {
         let further = (index as usize).checked_sub(1);

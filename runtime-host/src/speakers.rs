@@ -19,12 +19,15 @@ use std::fmt::{self, Write};
 use std::panic::PanicHookInfo;
 use std::time::Instant;
 
-use chimaera_chimod::abi::LentBytes;
+use chimaera_chimod::Resource as Charged;
+use chimaera_chimod::abi::{LentBytes, TextSink};
+use chimaera_chimod::host::report;
 use chimaera_fork::PerProcess;
 use chimaera_proto::PoolId;
 use chimaera_proto::shown::quoted;
 use parking_lot::Mutex;
 
+use crate::accounts::{Exceeded, PoolAccount, Resource};
 use crate::log::{self, Level, Source};
 
 /// The low bits of a number, which identify the pool; the bits above identify the module.
@@ -64,8 +67,15 @@ struct Speakers {
     /// Names of modules that had a pool. There are no more of them than libraries and linked modules.
     modules: Vec<String>,
     /// The existing pools by number. The id of a pool that is being made is not known yet.
-    pools: HashMap<u64, (Option<PoolId>, String)>,
+    pools: HashMap<u64, SpeakingPool>,
     last: u64,
+}
+
+/// A pool in whose name a module speaks, and takes what others share.
+struct SpeakingPool {
+    id: Option<PoolId>,
+    name: String,
+    account: PoolAccount,
 }
 
 /// A pool in whose name a module speaks, until this is dropped.
@@ -74,8 +84,8 @@ pub(crate) struct Speaker(u64);
 
 impl Speaker {
     /// A pool of this name that is being made. It has no id before [`Self::set_id`]: another one than was asked for or
-    /// chosen may be recorded for it.
-    pub(crate) fn new(module: &str, pool: &str) -> Self {
+    /// chosen may be recorded for it. What it takes is counted in this account until this is dropped.
+    pub(crate) fn new(module: &str, pool: &str, account: PoolAccount) -> Self {
         let mut speakers = SPEAKERS.get().lock();
         let known = speakers.modules.iter().position(|name| name == module);
         let module = known.unwrap_or_else(|| {
@@ -84,7 +94,12 @@ impl Speaker {
         });
         speakers.last += 1;
         let number = speakers.last | (module as u64) << POOL_BITS;
-        speakers.pools.insert(number, (None, pool.to_owned()));
+        let pool = SpeakingPool {
+            id: None,
+            name: pool.to_owned(),
+            account,
+        };
+        speakers.pools.insert(number, pool);
         Self(number)
     }
 
@@ -96,8 +111,15 @@ impl Speaker {
 
     /// Notes that the pool has this id.
     pub(crate) fn set_id(&self, id: PoolId) {
-        if let Some((known, _)) = SPEAKERS.get().lock().pools.get_mut(&self.0) {
-            *known = Some(id);
+        if let Some(pool) = SPEAKERS.get().lock().pools.get_mut(&self.0) {
+            pool.id = Some(id);
+        }
+    }
+
+    /// Counts what the pool takes in another user's name from now on.
+    pub(crate) fn give_account_to(&self, user: u32) {
+        if let Some(pool) = SPEAKERS.get().lock().pools.get_mut(&self.0) {
+            pool.account.give_to(user);
         }
     }
 
@@ -129,7 +151,8 @@ impl<T: fmt::Display> fmt::Display for Said<T> {
         let (module, pool) = {
             let speakers = SPEAKERS.get().lock();
             let module = speakers.modules.get(module as usize).cloned();
-            (module, speakers.pools.get(&self.speaker).cloned())
+            let pool = speakers.pools.get(&self.speaker);
+            (module, pool.map(|pool| (pool.id, pool.name.clone())))
         };
         let module = module.unwrap_or_else(|| "unknown".to_owned());
         write!(f, "module {module}")?;
@@ -163,8 +186,44 @@ pub(crate) unsafe extern "C" fn log_from_container(
     };
     // SAFETY: the module lends the text for the time of the call.
     let text = Utf8Lossy(unsafe { text.as_slice() });
+    let causer = limited_user(speaker);
     // Neither blocks nor panics, by the laws of the log.
-    log::say(level, Source::Module, Said { speaker, text });
+    log::say_for(causer, level, Source::Module, Said { speaker, text });
+}
+
+/// The user who has the pool in whose name a module speaks, if it is one whose lines are limited.
+fn limited_user(speaker: u64) -> Option<u32> {
+    let speakers = SPEAKERS.get().lock();
+    speakers.pools.get(&speaker)?.account.limited_user()
+}
+
+/// [`chimaera_chimod::abi::HostVTable::charge`].
+pub(crate) unsafe extern "C" fn charge(
+    _: *const c_void,
+    speaker: u64,
+    resource: u32,
+    amount: u64,
+    error: *const TextSink,
+) -> u32 {
+    let charged = match Charged::from_number(resource) {
+        Some(Charged::MemoryBytes) => charge_pool(speaker, Resource::MemoryBytes, amount),
+        Some(Charged::IoDepth) => charge_pool(speaker, Resource::IoDepth, amount),
+        Some(Charged::Descriptors) => charge_pool(speaker, Resource::Descriptors, amount),
+        // Of a later version, in which it is counted.
+        None => Ok(()),
+    };
+    match charged {
+        Ok(()) => 0,
+        // SAFETY: the module passes a sink that is valid during the call.
+        Err(exceeded) => unsafe { report(&exceeded.into(), error) },
+    }
+}
+
+fn charge_pool(speaker: u64, resource: Resource, amount: u64) -> Result<(), Exceeded> {
+    match SPEAKERS.get().lock().pools.get_mut(&speaker) {
+        Some(pool) => pool.account.charge(resource, amount),
+        None => Ok(()),
+    }
 }
 
 /// [`chimaera_chimod::abi::HostVTable::panicked`].
@@ -261,6 +320,12 @@ impl fmt::Display for Utf8Lossy<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accounts::{Accounts, Limits};
+
+    fn account() -> PoolAccount {
+        let accounts = Accounts::new(Limits::of_this_machine());
+        PoolAccount::open(accounts.holder(1, false)).expect("room")
+    }
 
     fn shown(speaker: u64) -> String {
         let text = "said";
@@ -269,10 +334,10 @@ mod tests {
 
     #[test]
     fn a_speaker_is_named_by_module_and_pool_and_still_by_module_when_the_pool_is_gone() {
-        let speaker = Speaker::new("first", "a pool");
-        let other = Speaker::new("second", "another");
+        let speaker = Speaker::new("first", "a pool", account());
+        let other = Speaker::new("second", "another", account());
         other.set_id(PoolId::new(3, 4));
-        let again = Speaker::new("first", "a third");
+        let again = Speaker::new("first", "a third", account());
         again.set_id(PoolId::new(5, 6));
         let number = speaker.number();
         assert_eq!(shown(number), "module first, pool \"a pool\": said");
@@ -293,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_told_once_in_the_name_of_the_call_that_it_ends() {
-        let speaker = Speaker::new("told", "a pool");
+        let speaker = Speaker::new("told", "a pool", account());
         assert_eq!(mark_logged(), None, "no call");
         speaker.during(|| {
             assert_eq!(mark_logged(), Some(speaker.number()));

@@ -39,7 +39,7 @@ fn clients_cannot_use_up_the_hosts_address_space() {
             };
             match ask(socket, &request, Some(&file.as_fd())).0 {
                 ControlReply::Refused { status, .. } => {
-                    assert_eq!(status, Status::OutOfMemory);
+                    assert_eq!(status, Status::LimitReached);
                     false
                 }
                 _ => true,

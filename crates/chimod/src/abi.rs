@@ -26,7 +26,7 @@ use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 use crate::methods::LentMethods;
 
 /// Version of everything in this module. A host accepts only plugins of its own version.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// First word of a module's table: "CHIMODv\0".
 pub const MODULE_MAGIC: u64 = u64::from_le_bytes(*b"CHIMODv\0");
@@ -475,6 +475,17 @@ pub struct HostVTable {
     /// Returns 1 for a file that the process itself needs (its log, its locks, its programs and libraries), by device
     /// and inode, which no pool may have; else 0. Any thread but a worker; may block.
     pub is_own_file: unsafe extern "C" fn(context: *const c_void, device: u64, inode: u64) -> u32,
+    /// Counts what a container is about to take in the account of whoever has the pool, until the container is
+    /// destroyed. `resource` is a [`Resource`](crate::Resource). Returns 0; or, if that is more than the account may
+    /// have, a status word, with the reason in `error`: then nothing is counted, and the container does without. The
+    /// control side; does not block.
+    pub charge: unsafe extern "C" fn(
+        context: *const c_void,
+        speaker: u64,
+        resource: u32,
+        amount: u64,
+        error: *const TextSink,
+    ) -> u32,
 }
 
 // SAFETY: the functions may be called from any thread, by the contract above; the rest is data.

@@ -8,10 +8,9 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Once;
 
-use chimaera_proto::limits::MAX_ERROR_TEXT_BYTES;
 use chimaera_proto::module_name::{RULE, is_module_name};
 use chimaera_proto::task::ARGUMENT_COUNT;
-use chimaera_proto::{Failure, ModuleError, PoolId, Status};
+use chimaera_proto::{ModuleError, PoolId, Status};
 
 use crate::abi::{
     ABI_VERSION, Activity, HOST_MAGIC, Header, HostVTable, IncompatibleTable, LentBytes,
@@ -21,6 +20,7 @@ use crate::abi::{
 use crate::container::{
     AllowedFolder, AllowedPaths, Container, CreateAgain, CreateContext, Creator, Worker,
 };
+use crate::failing_call::report;
 use crate::host_handle::Host;
 use crate::methods::{LentMethods, check_methods};
 use crate::request::Request;
@@ -414,19 +414,6 @@ unsafe fn finish(result: Result<(), ModuleError>, error: *const TextSink) -> u32
         Ok(()) => 0,
         // SAFETY: by this function's contract.
         Err(failed) => unsafe { report(&failed, error) },
-    }
-}
-
-/// # Safety
-/// `error` must point to a valid sink.
-unsafe fn report(failed: &ModuleError, error: *const TextSink) -> u32 {
-    let text = &failed.message[..failed.message.floor_char_boundary(MAX_ERROR_TEXT_BYTES)];
-    // SAFETY: the sink is valid, and takes any text for the time of the call.
-    unsafe { ((*error).write)((*error).context, LentBytes::new(text.as_bytes())) };
-    match failed.failure.status {
-        // A module that reports "ok" as its error has failed all the same.
-        Status::Ok => Failure::new(Status::Aborted).to_word(),
-        _ => failed.failure.to_word(),
     }
 }
 

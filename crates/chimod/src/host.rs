@@ -8,17 +8,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use chimaera_proto::status::result_from_word;
 use chimaera_proto::task::ARGUMENT_COUNT;
-use chimaera_proto::{Failure, ModuleError, Permissions, PoolId, Status};
+use chimaera_proto::{ModuleError, Permissions, PoolId, Status};
 
 use crate::abi::{
     Activity, Header, HostVTable, IncompatibleTable, LentBytes, MODULE_MAGIC, ModuleVTable,
     RawAllowedFolder, RawCreateAgain, RawCreateContext, RawIncarnation, RawPermissions, RawTask,
-    TextSink,
 };
 use crate::container::{AllowedPaths, CreateAgain, Creator, Incarnation};
+use crate::failing_call::call;
 use crate::methods::MethodMasks;
+
+pub use crate::failing_call::{failure_of_module, report};
 
 /// The pool that a module makes a container for.
 #[derive(Clone, Copy, Debug)]
@@ -375,49 +376,4 @@ impl fmt::Debug for ContainerHandle {
             .field("module", &self.module)
             .finish_non_exhaustive()
     }
-}
-
-/// Makes a control-side call with a sink for its error.
-fn call(function: impl FnOnce(*const TextSink) -> u32) -> Result<(), ModuleError> {
-    let mut text = Vec::<u8>::new();
-    let sink = TextSink {
-        context: (&raw mut text).cast(),
-        write: append,
-    };
-    let word = function(&raw const sink);
-    if word == 0 {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let said = result_from_word(word).map_or_else(|failure| failure, |()| Status::Ok.into());
-    let failure = failure_of_module(word);
-    let message = match (text.trim().is_empty(), failure == said) {
-        (true, true) => failure.to_string(),
-        (false, true) => text,
-        (true, false) => not_of_a_module(said.status),
-        (false, false) => format!("{text} ({})", not_of_a_module(said.status)),
-    };
-    Err(ModuleError { failure, message })
-}
-
-/// The failure in a module's status word, which is not 0. A status that only the runtime gives becomes
-/// [`Status::Aborted`]: a client would take it for the runtime's, and look for another daemon, for example.
-#[must_use]
-pub fn failure_of_module(word: u32) -> Failure {
-    match result_from_word(word) {
-        Err(failure) if !failure.status.is_of_runtime() => failure,
-        _ => Failure::new(Status::Aborted),
-    }
-}
-
-fn not_of_a_module(status: Status) -> String {
-    format!(
-        "the module failed with the status {status:?} ({status}), which only the runtime gives: a mistake in the module"
-    )
-}
-
-unsafe extern "C" fn append(context: *mut c_void, text: LentBytes) {
-    // SAFETY: `call` passes its own vector as the context, and the module calls this only during
-    // the call, on one thread, with a text that is valid meanwhile.
-    unsafe { (*context.cast::<Vec<u8>>()).extend_from_slice(text.as_slice()) };
 }

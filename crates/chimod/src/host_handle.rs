@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use chimaera_proto::ModuleError;
+
 use crate::abi::{HostVTable, LentBytes};
+use crate::failing_call::call;
 
 /// Severity of a line in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +19,31 @@ pub enum Level {
     Info = 3,
     /// Something that only a developer wants to see.
     Debug = 4,
+}
+
+/// What a container takes that its host counts: a user may have only so much of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Resource {
+    /// Bytes of memory of the host's process, whether they are written or not.
+    MemoryBytes = 1,
+    /// Operations of the kernel's asynchronous I/O that may be in flight.
+    IoDepth = 2,
+    /// File descriptors of the host's process.
+    Descriptors = 3,
+}
+
+impl Resource {
+    /// The resource with this number.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::MemoryBytes,
+            2 => Self::IoDepth,
+            3 => Self::Descriptors,
+            _ => return None,
+        })
+    }
 }
 
 /// The host of a container: a copyable handle.
@@ -80,6 +108,21 @@ impl Host {
         let table = self.table();
         // SAFETY: the host's function may be called on any thread but a worker.
         unsafe { (table.is_own_file)(table.context, device, inode) != 0 }
+    }
+
+    /// Counts what this container is about to take, in the account of whoever has the pool, until the container is
+    /// destroyed. To be called in [`Container::create`](crate::Container::create), before the resource is taken. Not for
+    /// workers; does not block.
+    ///
+    /// # Errors
+    /// [`Status::LimitReached`](chimaera_proto::Status::LimitReached), with a text for whoever asked for the pool. Then
+    /// nothing was counted, and the container must not take it.
+    pub fn charge(self, resource: Resource, amount: u64) -> Result<(), ModuleError> {
+        let table = self.table();
+        call(|error| {
+            // SAFETY: the host's function takes any number, and the sink is valid during the call.
+            unsafe { (table.charge)(table.context, self.speaker, resource as u32, amount, error) }
+        })
     }
 
     /// Has the host log a panic of this thread. `place` is where it happened, and empty where it was caught; `thread`

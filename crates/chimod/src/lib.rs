@@ -42,6 +42,7 @@
 pub mod abi;
 mod container;
 mod entry_points;
+mod failing_call;
 pub mod host;
 mod host_handle;
 mod methods;
@@ -55,7 +56,7 @@ pub use container::{
     Worker,
 };
 pub use host::Module;
-pub use host_handle::{Host, Level};
+pub use host_handle::{Host, Level, Resource};
 pub use methods::{DeclaredMethod, MAX_METHODS, MethodMasks};
 pub use per_worker::PerWorker;
 pub use request::{Request, SharedBuffer, WritableBuffer};

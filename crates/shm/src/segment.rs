@@ -98,6 +98,14 @@ impl Segment {
         }
     }
 
+    /// The bytes of a segment that the other side made, without mapping it. They stay so many.
+    ///
+    /// # Errors
+    /// See [`SegmentError`].
+    pub fn len_of(file: &OwnedFd) -> Result<u64, SegmentError> {
+        Ok(Self::check(file)?.cast_unsigned())
+    }
+
     /// The length of what may be mapped.
     fn check(file: &OwnedFd) -> Result<i64, SegmentError> {
         check_seals(file)?;

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
-use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, LentBytes, RawTask};
-use chimaera_chimod::{Host, Request};
-use chimaera_proto::Failure;
+use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, LentBytes, RawTask, TextSink};
+use chimaera_chimod::host::report;
+use chimaera_chimod::{Host, ModuleError, Request, Resource};
 use chimaera_proto::task::{ARGUMENT_COUNT, Completion, VALUE_COUNT};
+use chimaera_proto::{Failure, Status};
 use chimaera_testing::SystemCallFilter;
 
 use super::TestBuffer;
@@ -25,6 +26,10 @@ pub(crate) struct Recorder {
     own_file: Option<(u64, u64)>,
     /// Called for each line of the log, as it comes.
     on_line: Option<LineHook>,
+    /// How much of each resource, by number, containers may take; the rest without limit.
+    limit: Option<(u32, u64)>,
+    /// What containers have said that they take: resource and amount.
+    charges: Mutex<Vec<(u32, u64)>>,
     completions: Mutex<HashMap<u64, TaskOutcome>>,
     log: Mutex<Vec<(u32, String)>>,
 }
@@ -52,6 +57,21 @@ impl Recorder {
             on_line: Some(Box::new(on_line)),
             ..Self::default()
         }
+    }
+
+    /// A recorder for a host that lets a container take only so much of a resource at a time.
+    pub(crate) fn limiting(resource: Resource, amount: u64) -> Self {
+        Self {
+            limit: Some((resource as u32, amount)),
+            ..Self::default()
+        }
+    }
+
+    /// How much of a resource containers have said that they take.
+    pub(crate) fn charged(&self, resource: Resource) -> u64 {
+        let charges = self.charges.lock().expect("no test panics with it");
+        let of_it = charges.iter().filter(|charge| charge.0 == resource as u32);
+        of_it.map(|charge| charge.1).sum()
     }
 
     /// What was logged with its level, so far.
@@ -139,6 +159,28 @@ unsafe extern "C" fn is_own_file(context: *const c_void, device: u64, inode: u64
     u32::from(recorder.own_file == Some((device, inode)))
 }
 
+unsafe extern "C" fn charge(
+    context: *const c_void,
+    _: u64,
+    resource: u32,
+    amount: u64,
+    error: *const TextSink,
+) -> u32 {
+    // SAFETY: as in `complete`.
+    let recorder = unsafe { &*context.cast::<Recorder>() };
+    if let Some((limited, most)) = recorder.limit
+        && limited == resource
+        && amount > most
+    {
+        let refusal = ModuleError::new(Status::LimitReached, "the test's limit");
+        // SAFETY: the module passes a sink that is valid during the call.
+        return unsafe { report(&refusal, error) };
+    }
+    let mut charges = recorder.charges.lock().expect("no test panics with it");
+    charges.push((resource, amount));
+    0
+}
+
 /// A table that leads to a recorder. The recorder must outlive it.
 pub(crate) fn table_of(recorder: &Arc<Recorder>) -> HostVTable {
     HostVTable {
@@ -149,6 +191,7 @@ pub(crate) fn table_of(recorder: &Arc<Recorder>) -> HostVTable {
         panicked,
         adopt_thread,
         is_own_file,
+        charge,
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use chimaera_bdev_proto::{Block, BlockType, CreateParams, IoEngine, Method, TransferArguments};
 use chimaera_chimod::AllowedPaths;
 use chimaera_chimod::Creator;
-use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, LentBytes, RawTask};
+use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, LentBytes, RawTask, TextSink};
 use chimaera_chimod::host::{ContainerHandle, NewPool};
 use chimaera_proto::{Permissions, PoolId, codec};
 use chimaera_testing::disk_folder;
@@ -53,6 +53,10 @@ unsafe extern "C" fn is_own_file(_: *const c_void, _: u64, _: u64) -> u32 {
     0
 }
 
+unsafe extern "C" fn charge(_: *const c_void, _: u64, _: u32, _: u64, _: *const TextSink) -> u32 {
+    0
+}
+
 fn create(name: &str, params: &CreateParams) -> (ContainerHandle, &'static AtomicU64) {
     let completed: &'static AtomicU64 = Box::leak(Box::default());
     let table = Arc::new(HostVTable {
@@ -63,6 +67,7 @@ fn create(name: &str, params: &CreateParams) -> (ContainerHandle, &'static Atomi
         panicked: no_panic,
         adopt_thread,
         is_own_file,
+        charge,
     });
     let params = codec::encode(params).expect("encodes");
     let pool = NewPool {

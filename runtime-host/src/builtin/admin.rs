@@ -18,10 +18,11 @@ use chimaera_proto::{Permissions, PoolId, Right, Status, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::accounts::{Charge, Exceeded, Resource};
 use crate::caller::Caller;
 use crate::control_side::ControlSide;
 use crate::create_pools::{check_group, check_mode, check_owner};
-use crate::log;
+use crate::log::{self, Level, Source};
 use crate::messages::ControlEvent;
 use crate::messages::WorkerCommand;
 use crate::pools::errors::{of_another_module, shutting_down, with_whose_panic};
@@ -49,15 +50,19 @@ impl Admin {
         let request = unsafe { Request::from_raw(task, host) };
         match Method::from_number(request.method()) {
             Some(Method::Ping) => request.complete(&[]),
-            Some(method) => {
-                let job = AdminJob {
-                    request,
-                    caller: Arc::clone(caller),
-                    shared: Arc::clone(&self.shared),
-                };
-                let threads = self.shared.threads.of(method);
-                threads.run(move || job.carry_out(method));
-            }
+            Some(method) => match charge_job(caller) {
+                Ok(charge) => {
+                    let job = AdminJob {
+                        request,
+                        caller: Arc::clone(caller),
+                        shared: Arc::clone(&self.shared),
+                        _charge: charge,
+                    };
+                    let threads = self.shared.threads.of(method);
+                    threads.run_for(caller.job_owner(), move || job.carry_out(method));
+                }
+                Err(exceeded) => respond(request, Err(exceeded.into())),
+            },
             None => request.fail(Status::UnknownMethod),
         }
     }
@@ -69,6 +74,7 @@ struct AdminJob {
     request: Request,
     caller: Arc<Caller>,
     shared: Arc<ControlSide>,
+    _charge: Option<Charge>,
 }
 
 impl AdminJob {
@@ -182,11 +188,13 @@ impl ControlSide {
             done,
         });
         entered?;
-        log::info(format_args!(
+        pool.container.speaker().give_account_to(after.owner);
+        let line = format_args!(
             "pool {}: {}: {after} now, for {caller}",
             quoted(&pool.name),
             pool.id
-        ));
+        );
+        log::say_for(caller.limited_user(), Level::Info, Source::Host, line);
         Ok(pool.info(false, caller))
     }
 
@@ -203,7 +211,7 @@ impl ControlSide {
         }
         let pool = self.pools.withdraw(&asked.pool, caller)?;
         let key = pool.key();
-        let flushed = self.end_pool(pool, Some(caller.peer));
+        let flushed = self.end_pool(pool, Some(caller));
         self.pools.release(key);
         flushed.map_err(|mut error| {
             error.message +=
@@ -296,6 +304,14 @@ impl ControlSide {
             is_operator: caller.is_operator(),
         }
     }
+}
+
+/// Counts a request, unless it is an operator's, which waits for none of a user's.
+fn charge_job(caller: &Caller) -> Result<Option<Charge>, Exceeded> {
+    let is_counted = caller.account.is_limited();
+    is_counted
+        .then(|| caller.account.charge(Resource::Jobs, 1))
+        .transpose()
 }
 
 /// Reads a task's request, acts on it and encodes the reply.

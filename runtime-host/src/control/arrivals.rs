@@ -16,9 +16,10 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use super::refusal::Refusal;
 use super::{
-    Connection, ConnectionState, Control, ENTRANCE, Entrance, PROCESS_ENDED, REPLY_BUFFER_BYTES,
-    send,
+    Connection, ConnectionState, Control, ENTRANCE, Entrance, GREETING_PATIENCE, PROCESS_ENDED,
+    REPLY_BUFFER_BYTES, send,
 };
+use crate::accounts::{Charge, Exceeded, Holder, Resource};
 use crate::caller::{Peer, Standing};
 use crate::config::UsersCeiling;
 use crate::log;
@@ -116,6 +117,17 @@ impl Control {
             }
             Some(None) | None => Standing::Operator,
         };
+        let account = self
+            .shared
+            .accounts
+            .holder(peer.user_id, standing == Standing::Operator);
+        let charges = match charge_connection(&account) {
+            Ok(charges) => charges,
+            Err(exceeded) => {
+                self.refuse_connection(socket, peer, exceeded);
+                return;
+            }
+        };
         let id = self.next_id;
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         if let Err(error) = self.epoll.add(&socket, EpollEvent::new(interest, id)) {
@@ -148,6 +160,10 @@ impl Control {
             }
         };
         let socket = Arc::new(socket);
+        if entrance.is_some() {
+            let until = Instant::now() + GREETING_PATIENCE;
+            self.greeting.push_back((until, id));
+        }
         self.connections.insert(
             id,
             Connection {
@@ -155,10 +171,29 @@ impl Control {
                 peer,
                 groups,
                 standing,
+                account,
+                charges,
                 process,
                 state: ConnectionState::Greeting,
             },
         );
+    }
+
+    /// Closes a connection that is more than its user may have, after telling why.
+    fn refuse_connection(&mut self, socket: Private<OwnedFd>, peer: Peer, exceeded: Exceeded) {
+        // A client that cannot be told still learns that the connection is closed.
+        let _ = send(
+            &socket,
+            NO_REQUEST,
+            &Refusal::from(exceeded).into_reply(),
+            None,
+        );
+        if let Some(skipped) = self.fault_shares.admit(peer.user_id.into(), Instant::now()) {
+            log::warning(format_args!(
+                "a connection of {peer} is refused: {exceeded}{skipped}"
+            ));
+        }
+        self.ended.push(Arc::new(socket));
     }
 
     /// Closes a connection to the operators' socket of somebody who is none, after telling why.
@@ -229,4 +264,12 @@ impl Control {
             }
         }
     }
+}
+
+/// Counts a connection: its socket, and the descriptor that watches its process.
+fn charge_connection(account: &Holder) -> Result<Vec<Charge>, Exceeded> {
+    Ok(vec![
+        account.charge(Resource::Connections, 1)?,
+        account.charge(Resource::Descriptors, 2)?,
+    ])
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use chimaera_proto::Status;
 use chimaera_proto::control::NO_REQUEST;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::refusal::Refusal;
-use super::{Connection, ConnectionState, Control, Entrance, OpenSession, send};
+use super::{Connection, ConnectionState, Control, Entrance, GREETING_PATIENCE, OpenSession, send};
 use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 
@@ -52,6 +53,32 @@ impl Control {
         }
     }
 
+    /// Ends connections on which nobody has said hello in time, after telling them so.
+    pub(super) fn end_silent(&mut self) {
+        let now = Instant::now();
+        while self
+            .greeting
+            .front()
+            .is_some_and(|&(until, _)| until <= now)
+        {
+            let (_, id) = self.greeting.pop_front().expect("it was looked at");
+            let Some(connection) = self.connections.get(&id) else {
+                continue;
+            };
+            if !matches!(connection.state, ConnectionState::Greeting) {
+                continue;
+            }
+            let seconds = GREETING_PATIENCE.as_secs();
+            let reason = format!(
+                "nothing was said on this connection for {seconds} s: connect again to open a session"
+            );
+            let refusal = Refusal::new(Status::ProtocolViolation, reason);
+            // A client that cannot be told still learns that the connection is closed.
+            let _ = send(&connection.socket, NO_REQUEST, &refusal.into_reply(), None);
+            self.end(id, "it has opened no session in time");
+        }
+    }
+
     /// Notes that a worker has released a session. The last one to do so ends the connection.
     pub(super) fn release(&mut self, id: u64) {
         let Some(connection) = self.connections.get_mut(&id) else {
@@ -70,7 +97,6 @@ impl Control {
             for lane in &*lanes {
                 self.load[lane.worker] -= 1;
             }
-            self.mapped.give_back(session.segment_sizes());
             let offered: Vec<_> = session.caller.take_all_offered().collect();
             if !offered.is_empty() {
                 // Closing some kinds of files takes as long as their owner likes.

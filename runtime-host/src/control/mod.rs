@@ -7,15 +7,15 @@
 mod arrivals;
 mod departures;
 pub(crate) mod listener;
-mod mapped;
 mod refusal;
 pub(crate) mod requests;
 mod reserve;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chimaera_fork::Private;
 use chimaera_proto::control::{self, ControlReply};
@@ -23,6 +23,7 @@ use chimaera_proto::limits::MAX_CONTROL_MESSAGE_BYTES;
 use chimaera_shm::{Doorbell, packet};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::accounts::{Charge, Holder};
 use crate::caller::{Peer, Standing};
 use crate::config::{Operators, UsersCeiling};
 use crate::control_side::ControlSide;
@@ -31,7 +32,6 @@ use crate::log;
 use crate::messages::ControlEvent;
 use crate::session::Session;
 use listener::Listener;
-use mapped::Mapped;
 use reserve::Reserve;
 
 /// Set in an event's number beside the index of an entrance: somebody wants to connect.
@@ -41,10 +41,13 @@ const EVENTS: u64 = u64::MAX - 1;
 const PROCESS_ENDED: u64 = 1 << 62;
 
 /// How long to wait before accepting again when the process has not even the reserve left.
-const ACCEPT_PAUSE_MS: u16 = 100;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often to look whether a shortage is over.
-const SHORTAGE_LOOK_MS: u16 = 1000;
+const SHORTAGE_LOOK: Duration = Duration::from_secs(1);
+
+/// How long a connection may last on which no session was opened. A client says hello at once.
+const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The most kernel memory that replies take which a client has not read yet. This also limits how many descriptors in
 /// flight, of those that the daemon's user may have, one client can hold.
@@ -61,10 +64,11 @@ pub(crate) struct Control {
     accepting: bool,
     reserve: Reserve,
     connections: HashMap<u64, Connection>,
+    /// Connections that were made last, in order, and when they are to have said hello. Some have, or have ended.
+    greeting: VecDeque<(Instant, u64)>,
     next_id: u64,
     /// Lanes per worker.
     load: Vec<usize>,
-    mapped: Mapped,
     /// Connections that have ended, and are to be closed.
     ended: Vec<Arc<Private<OwnedFd>>>,
     /// Whether the log says already that processes cannot be watched.
@@ -86,6 +90,9 @@ struct Connection {
     peer: Peer,
     groups: Vec<u32>,
     standing: Standing,
+    account: Holder,
+    /// What the connection and its session take of what all share.
+    charges: Vec<Charge>,
     /// Readable once the client's process has ended.
     process: Option<OwnedFd>,
 }
@@ -137,9 +144,9 @@ impl Control {
             accepting: false,
             reserve: Reserve::new()?,
             connections: HashMap::new(),
+            greeting: VecDeque::new(),
             next_id: 1,
             load,
-            mapped: Mapped::default(),
             ended: Vec::new(),
             has_logged_unwatched: false,
             fault_shares: log::Shares::per("user"),
@@ -154,13 +161,7 @@ impl Control {
         let mut ready = [EpollEvent::empty(); 64];
         while !(self.stopping && self.connections.is_empty()) {
             let paused = !self.entrances.is_empty() && !self.accepting;
-            let timeout = if paused {
-                EpollTimeout::from(ACCEPT_PAUSE_MS)
-            } else if self.reserve.is_short() {
-                EpollTimeout::from(SHORTAGE_LOOK_MS)
-            } else {
-                EpollTimeout::NONE
-            };
+            let timeout = self.timeout(paused);
             // An error can only be a signal.
             let count = self.epoll.wait(&mut ready, timeout).unwrap_or(0);
             if self.reserve.is_short() {
@@ -182,8 +183,29 @@ impl Control {
                     id => self.receive(id),
                 }
             }
+            self.end_silent();
             self.close_ended();
         }
+    }
+
+    /// How long to wait for events.
+    fn timeout(&self, paused: bool) -> EpollTimeout {
+        let look = if paused {
+            Some(ACCEPT_PAUSE)
+        } else if self.reserve.is_short() {
+            Some(SHORTAGE_LOOK)
+        } else {
+            None
+        };
+        let now = Instant::now();
+        let silent = self.greeting.front();
+        let silent = silent.map(|(until, _)| until.saturating_duration_since(now));
+        let Some(wait) = look.into_iter().chain(silent).min() else {
+            return EpollTimeout::NONE;
+        };
+        // Not a moment too early, in whole milliseconds.
+        let milliseconds = wait.as_micros().div_ceil(1000);
+        EpollTimeout::from(u16::try_from(milliseconds).unwrap_or(u16::MAX))
     }
 
     fn take_events(&mut self) {

@@ -6,6 +6,7 @@ use chimaera_proto::Status;
 use chimaera_proto::control::ControlReply;
 use chimaera_shm::Shortage;
 
+use crate::accounts::Exceeded;
 use crate::caller::Peer;
 
 /// Why a request is not carried out, or a connection not served.
@@ -64,11 +65,6 @@ impl Refusal {
         }
     }
 
-    /// The client wants more than the host gives one client, or all together.
-    pub(crate) fn no_room(reason: String) -> Self {
-        Self::new(Status::OutOfMemory, reason)
-    }
-
     /// The host stops.
     pub(crate) fn stopping() -> Self {
         let reason = format!(
@@ -83,5 +79,11 @@ impl Refusal {
             status: self.status,
             reason: self.reason,
         }
+    }
+}
+
+impl From<Exceeded> for Refusal {
+    fn from(exceeded: Exceeded) -> Self {
+        Self::new(exceeded.status(), exceeded.to_string())
     }
 }

@@ -11,10 +11,10 @@ use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::packet::PacketBytes;
 use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage, check_memory};
 
-use super::mapped::Mapped;
 use super::refusal::Refusal;
 use super::{Connection, ConnectionState, Control, OpenLane, OpenSession, send};
-use crate::caller::{Caller, Peer};
+use crate::accounts::{Charge, Resource};
+use crate::caller::{Caller, ClientFile, Peer};
 use crate::control_side::ControlSide;
 use crate::log;
 use crate::messages::WorkerCommand;
@@ -95,8 +95,9 @@ impl Control {
             }
             (ControlRequest::Hello { client_name }, ConnectionState::Greeting) => {
                 let groups = std::mem::take(&mut connection.groups);
-                let caller = Caller::new(id, peer, groups, connection.standing);
-                let session = open_session(client_name, caller, files, &mut self.mapped)?;
+                let (account, standing) = (&connection.account, connection.standing);
+                let caller = Caller::new(id, (peer, groups), standing, account);
+                let session = open_session(client_name, caller, files, &mut connection.charges)?;
                 log::debug(format_args!("{session} opened"));
                 connection.state = ConnectionState::Open(OpenSession {
                     session: Arc::new(session),
@@ -112,11 +113,12 @@ impl Control {
                 Ok((welcome, None))
             }
             (ControlRequest::OpenLane { lane }, ConnectionState::Open(client)) => {
-                let bell = open_lane(client, lane, &mut self.load, &self.shared)?;
+                let charges = &mut connection.charges;
+                let bell = open_lane((client, charges), lane, &mut self.load, &self.shared)?;
                 Ok((ControlReply::LaneOpened, Some(bell)))
             }
             (ControlRequest::AddSegment { segment: index }, ConnectionState::Open(client)) => {
-                add_segment(&client.session, index, files, &mut self.mapped)?;
+                add_segment(&client.session, index, files, &mut connection.charges)?;
                 Ok((ControlReply::SegmentAdded, None))
             }
             (ControlRequest::OfferFile { number }, ConnectionState::Open(client)) => {
@@ -153,10 +155,10 @@ fn open_session(
     client_name: String,
     caller: Caller,
     files: &mut Vec<OwnedFd>,
-    mapped: &mut Mapped,
+    charges: &mut Vec<Charge>,
 ) -> Result<Session, Refusal> {
-    let segment = receive_segment(files, "a hello without a segment", caller.peer)?;
-    mapped.take(segment.len(), None).map_err(Refusal::no_room)?;
+    let (segment, counted) = receive_segment(files, "a hello without a segment", &caller)?;
+    charges.extend(counted);
     Ok(Session::new(client_name, caller, segment))
 }
 
@@ -165,21 +167,18 @@ fn add_segment(
     session: &Session,
     index: u32,
     files: &mut Vec<OwnedFd>,
-    mapped: &mut Mapped,
+    charges: &mut Vec<Charge>,
 ) -> Result<(), Refusal> {
     let file = files.first();
     if file.is_some_and(|file| session.has_segment(index, file)) {
         return Ok(());
     }
-    let segment = receive_segment(files, "a segment without its memory", session.caller.peer)?;
-    let len_bytes = segment.len();
-    mapped
-        .take(len_bytes, Some(session))
-        .map_err(Refusal::no_room)?;
-    session.add_segment(index, segment).map_err(|reason| {
-        mapped.give_back([len_bytes]);
-        Refusal::new(Status::InvalidArgument, reason)
-    })
+    let received = receive_segment(files, "a segment without its memory", &session.caller);
+    let (segment, counted) = received?;
+    let added = session.add_segment(index, segment);
+    added.map_err(|reason| Refusal::new(Status::InvalidArgument, reason))?;
+    charges.extend(counted);
+    Ok(())
 }
 
 /// Keeps the file beside a request for the pool that a later one asks for.
@@ -190,13 +189,18 @@ fn offer_file(
     shared: &ControlSide,
 ) -> Result<(), Refusal> {
     let violation = |reason: &str| Refusal::new(Status::ProtocolViolation, reason);
-    let file = files.pop();
-    let file = file.ok_or_else(|| violation("an offer without its file"))?;
+    if files.is_empty() {
+        return Err(violation("an offer without its file"));
+    }
+    let counted = caller.account.charge(Resource::Descriptors, 1)?;
+    let file = files.pop().expect("there is one");
     let file = Private::adopt(file).map_err(|(file, error)| {
         files.push(file);
         Refusal::of_system(&error, "the place of a file", caller.peer)
     })?;
-    let (given_back, offered) = match caller.offer(number, file.closed_apart()) {
+    let (given_back, offered) = match caller
+        .offer(number, ClientFile::new(file.closed_apart(), counted))
+    {
         Ok(replaced) => (replaced, Ok(())),
         Err(refused) => {
             let reason = format!(
@@ -216,30 +220,38 @@ fn offer_file(
 /// Memory that has to be left behind a client's segment, for what requests and their refusals allocate.
 pub(crate) const SPARE_BYTES: usize = 1 << 20;
 
-/// Maps the segment beside a request. Leaves a file that is not a segment in `files`.
+/// Maps the segment beside a request, once it is counted for the client. Leaves a file that is not a segment in `files`.
 fn receive_segment(
     files: &mut Vec<OwnedFd>,
     missing: &str,
-    client: Peer,
-) -> Result<Segment, Refusal> {
+    caller: &Caller,
+) -> Result<(Segment, [Charge; 3]), Refusal> {
     let violation = |reason: String| Refusal::new(Status::ProtocolViolation, reason);
-    let file = files.pop().ok_or_else(|| violation(missing.to_owned()))?;
+    let file = files.last().ok_or_else(|| violation(missing.to_owned()))?;
+    let len_bytes = Segment::len_of(file).map_err(|error| violation(error.to_string()))?;
+    let counted = [
+        caller.account.charge(Resource::Segments, 1)?,
+        caller.account.charge(Resource::MappedBytes, len_bytes)?,
+        caller.account.charge(Resource::Descriptors, 1)?,
+    ];
+    let file = files.pop().expect("it was looked at");
     let segment = Segment::receive(file).map_err(|refused| {
         files.push(refused.file);
         match &refused.error {
             SegmentError::Map(error) if Shortage::of(error).is_some() => {
-                Refusal::of_system(error, "the segment", client)
+                Refusal::of_system(error, "the segment", caller.peer)
             }
             error => violation(error.to_string()),
         }
     })?;
-    check_memory(SPARE_BYTES).map_err(|error| Refusal::of_system(&error, "the segment", client))?;
-    Ok(segment)
+    let left = check_memory(SPARE_BYTES);
+    left.map_err(|error| Refusal::of_system(&error, "the segment", caller.peer))?;
+    Ok((segment, counted))
 }
 
 /// Hands a lane to the worker with the fewest lanes, unless a worker has it already.
 fn open_lane(
-    client: &mut OpenSession,
+    (client, charges): (&mut OpenSession, &mut Vec<Charge>),
     lane: u32,
     load: &mut [usize],
     shared: &ControlSide,
@@ -252,6 +264,11 @@ fn open_lane(
     if let Some(open) = client.lanes.iter().find(|open| open.index == index) {
         return Ok(Arc::clone(&open.bell));
     }
+    let account = &client.session.caller.account;
+    let counted = [
+        account.charge(Resource::Lanes, 1)?,
+        account.charge(Resource::Descriptors, 1)?,
+    ];
     let bell = Doorbell::new().map(Arc::new);
     let peer = client.session.caller.peer;
     let bell = bell.map_err(|error| Refusal::of_system(&error, "a doorbell", peer))?;
@@ -259,6 +276,7 @@ fn open_lane(
         .min_by_key(|&worker| load[worker])
         .expect("a host has workers");
     load[worker] += 1;
+    charges.extend(counted);
     client.lanes.push(OpenLane {
         index,
         worker,

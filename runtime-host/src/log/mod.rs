@@ -83,6 +83,27 @@ pub(crate) fn say(level: Level, source: Source, text: impl Display) {
     }
 }
 
+/// Logs a line that a user has caused, as far as the user's share of the log goes; with `None` as [`say`] does. A user
+/// may cause lines at will, and names are as long as users like: so the line is cut.
+pub(crate) fn say_for(user: Option<u32>, level: Level, source: Source, text: impl Display) {
+    let Some(user) = user else {
+        say(level, source, text);
+        return;
+    };
+    let skipped = USER_SHARES.get().lock().admit(user.into(), Instant::now());
+    if let Some(skipped) = skipped {
+        let text = quietly(|| line::bounded(&text, MAX_USER_TEXT_BYTES)).unwrap_or_default();
+        say(level, source, format_args!("{text}{skipped}"));
+    }
+}
+
+/// The most bytes of the text of a line that a user has caused.
+const MAX_USER_TEXT_BYTES: usize = 1024;
+
+/// Users' shares of the log for what they do: each pool that is made or ended, for example, is a line.
+static USER_SHARES: PerProcess<Mutex<Shares>> =
+    PerProcess::new(|| Mutex::new(Shares::with_lines("user", 32)));
+
 /// Waits until every line that was logged before is written or cannot be, for `patience` at most.
 pub fn flush(patience: Duration) {
     let end = Instant::now() + patience;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// The most lines that one user or pool may cause in each [`PERIOD`].
+/// The most lines that one user or pool may cause by faults in each [`PERIOD`].
 const MAX_LINES: u32 = 8;
 
 const PERIOD: Duration = Duration::from_secs(10);
@@ -17,6 +17,7 @@ const MAX_SHARES: usize = 1024;
 pub(crate) struct Shares {
     /// What the numbers identify, in a word.
     whose: &'static str,
+    max_lines: u32,
     by_number: HashMap<u64, Share>,
 }
 
@@ -37,8 +38,14 @@ pub(crate) struct Skipped {
 impl Shares {
     /// Shares of those that `whose` names, for example "user".
     pub(crate) fn per(whose: &'static str) -> Self {
+        Self::with_lines(whose, MAX_LINES)
+    }
+
+    /// Shares of so many lines in each period.
+    pub(crate) fn with_lines(whose: &'static str, max_lines: u32) -> Self {
         Self {
             whose,
+            max_lines,
             by_number: HashMap::new(),
         }
     }
@@ -58,7 +65,7 @@ impl Shares {
             share.begin = now;
             share.lines = 0;
         }
-        if share.lines == MAX_LINES {
+        if share.lines == self.max_lines {
             share.skipped += 1;
             return None;
         }

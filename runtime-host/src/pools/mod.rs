@@ -19,6 +19,7 @@ use chimaera_proto::task::MAX_INSTANCE;
 use chimaera_proto::{Permissions, PoolId, Right, Rights};
 use chimaera_thread::condition::{Condvar, Mutex, MutexGuard};
 
+use crate::accounts;
 use crate::caller::Caller;
 use crate::config::Operators;
 use crate::pool_container::PoolContainer;
@@ -147,11 +148,8 @@ impl Pool {
     }
 }
 
-/// The most pools that a host has. Clients create them at will, and each worker identifies pools by an index of 16
-/// bits, one of which is the admin pool's.
-const MAX_POOLS: usize = 4096;
-
-const _: () = assert!(MAX_POOLS < u16::MAX as usize);
+/// The most pools that a host has.
+const MAX_POOLS: usize = accounts::MAX_POOLS as usize;
 
 /// How long the end of all pools waits, before it says so, for pools that are being made or ended.
 const FIRST_NOTICE: Duration = Duration::from_secs(1);

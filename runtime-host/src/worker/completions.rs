@@ -32,6 +32,7 @@ impl WorkerInboxes {
             panicked: speakers::panic_from_container,
             adopt_thread: speakers::adopt_thread,
             is_own_file: own_files::is_own_file,
+            charge: speakers::charge,
         }
     }
 
