@@ -37,6 +37,8 @@ pub enum Method {
     AttachPool = 8,
     /// [`SetPermissions`] → [`PoolInfo`], when no task is taken any more that only the former ones allow.
     SetPermissions = 9,
+    /// [`ListSessions`](crate::accounts::ListSessions) → [`SessionList`](crate::accounts::SessionList).
+    ListSessions = 10,
 }
 
 impl Method {
@@ -54,6 +56,7 @@ impl Method {
             7 => Self::GetStatus,
             8 => Self::AttachPool,
             9 => Self::SetPermissions,
+            10 => Self::ListSessions,
             _ => return None,
         })
     }
@@ -422,7 +425,8 @@ mod tests {
             Method::StopRuntime => Method::GetStatus,
             Method::GetStatus => Method::AttachPool,
             Method::AttachPool => Method::SetPermissions,
-            Method::SetPermissions => return None,
+            Method::SetPermissions => Method::ListSessions,
+            Method::ListSessions => return None,
         })
     }
 

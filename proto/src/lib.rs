@@ -13,6 +13,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod accounts;
 pub mod admin;
 pub mod codec;
 pub mod control;

@@ -18,6 +18,7 @@ use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
 use crate::pools::PoolRegistry;
 use crate::refused_pools::RefusedPools;
+use crate::sessions::SessionRegistry;
 use crate::stop::Stopper;
 use crate::worker_inboxes::WorkerInboxes;
 
@@ -30,6 +31,7 @@ pub(crate) struct ControlSide {
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) threads: ControlThreads,
     pub(crate) session_count: AtomicU32,
+    pub(crate) sessions: SessionRegistry,
     pub(crate) stopper: Stopper,
     /// The inbox of the control thread.
     pub(crate) events: Arc<Inbox<ControlEvent>>,
@@ -103,9 +105,11 @@ impl ControlThreads {
         match method {
             Method::GetOrCreatePool | Method::DestroyPool | Method::FlushPools => &self.jobs,
             Method::AttachPool | Method::SetPermissions => &self.changes,
-            Method::Ping | Method::ListPools | Method::FindPool | Method::GetStatus => {
-                &self.answers
-            }
+            Method::Ping
+            | Method::ListPools
+            | Method::FindPool
+            | Method::GetStatus
+            | Method::ListSessions => &self.answers,
             Method::StopRuntime => &self.stop,
         }
     }

@@ -28,6 +28,7 @@ use crate::modules::Modules;
 use crate::pools::PoolRegistry;
 use crate::processors::{check_processors, pin_to};
 use crate::refused_pools::RefusedPools;
+use crate::sessions::SessionRegistry;
 use crate::stop::Stopper;
 use crate::worker::WorkerThread;
 use crate::worker_inboxes::WorkerInboxes;
@@ -74,6 +75,7 @@ impl Host {
             accounts: Accounts::new(config.limits),
             threads,
             session_count: AtomicU32::new(0),
+            sessions: SessionRegistry::default(),
             stopper: Stopper::default(),
             events: Arc::clone(&events),
             unflushed: OnceLock::new(),

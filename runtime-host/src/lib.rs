@@ -39,6 +39,7 @@ mod processors;
 mod refused_pools;
 mod routing;
 mod session;
+mod sessions;
 mod speakers;
 mod stop;
 pub mod trusted_path;

@@ -205,10 +205,8 @@ pub(crate) unsafe extern "C" fn charge(
     amount: u64,
     error: *const TextSink,
 ) -> u32 {
-    let charged = match Charged::from_number(resource) {
-        Some(Charged::MemoryBytes) => charge_pool(speaker, Resource::MemoryBytes, amount),
-        Some(Charged::IoDepth) => charge_pool(speaker, Resource::IoDepth, amount),
-        Some(Charged::Descriptors) => charge_pool(speaker, Resource::Descriptors, amount),
+    let charged = match Charged::from_number(resource).map(resource_of) {
+        Some(resource) => charge_pool(speaker, resource, amount),
         // Of a later version, in which it is counted.
         None => Ok(()),
     };
@@ -216,6 +214,15 @@ pub(crate) unsafe extern "C" fn charge(
         Ok(()) => 0,
         // SAFETY: the module passes a sink that is valid during the call.
         Err(exceeded) => unsafe { report(&exceeded.into(), error) },
+    }
+}
+
+const fn resource_of(charged: Charged) -> Resource {
+    match charged {
+        Charged::MemoryBytes => Resource::MemoryBytes,
+        Charged::IoDepth => Resource::IoDepth,
+        Charged::Descriptors => Resource::Descriptors,
+        Charged::AddressBytes => Resource::AddressBytes,
     }
 }
 

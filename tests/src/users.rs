@@ -87,12 +87,20 @@ impl User {
     /// If this process may not act as the user.
     pub fn try_connect(self, socket: &Path) -> Result<Runtime, Error> {
         let socket = socket.to_owned();
+        self.acting(move || Runtime::connect_to(socket))
+    }
+
+    /// Does something as the user: what the kernel asks of its doer then is the user's.
+    ///
+    /// # Panics
+    /// If this process may not act as the user, or `act` panics.
+    pub fn acting<T: Send + 'static>(self, act: impl FnOnce() -> T + Send + 'static) -> T {
         // The identity is that of a thread, which ends with it.
-        let connecting = thread::spawn(move || {
+        let acting = thread::spawn(move || {
             self.become_it().expect("root may act as anybody");
-            Runtime::connect_to(socket)
+            act()
         });
-        connecting.join().expect("connecting does not panic")
+        acting.join().expect("it does not panic")
     }
 
     /// A command line that runs as this user, who has nothing in the environment but a search path.
@@ -147,14 +155,28 @@ impl UsersDaemon {
         Self::start_in(open_folder(), arguments)
     }
 
+    /// Starts it with further arguments and one worker, which all clients share.
+    ///
+    /// # Panics
+    /// If it does not come to serve.
+    #[must_use]
+    pub fn start_with_one_worker(arguments: &[&str]) -> Self {
+        Self::start_with_workers(1, open_folder(), arguments)
+    }
+
     /// Starts it in a folder, which may hold what another left behind.
     ///
     /// # Panics
     /// If it does not come to serve.
     #[must_use]
     pub fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
+        Self::start_with_workers(2, folder, arguments)
+    }
+
+    fn start_with_workers(workers: u32, folder: TempDir, arguments: &[&str]) -> Self {
         let users = format!("{},mode=0666", text(&socket_in(folder.path())));
-        let own = ["--workers", "2", "--listen", &users];
+        let workers = workers.to_string();
+        let own = ["--workers", &workers, "--listen", &users];
         Self(Daemon::start_in(folder, &[&own[..], arguments].concat()))
     }
 

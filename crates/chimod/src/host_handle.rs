@@ -31,6 +31,8 @@ pub enum Resource {
     IoDepth = 2,
     /// File descriptors of the host's process.
     Descriptors = 3,
+    /// Bytes of address space of the host's process, besides those that are counted as memory.
+    AddressBytes = 4,
 }
 
 impl Resource {
@@ -41,6 +43,7 @@ impl Resource {
             1 => Self::MemoryBytes,
             2 => Self::IoDepth,
             3 => Self::Descriptors,
+            4 => Self::AddressBytes,
             _ => return None,
         })
     }

@@ -240,7 +240,7 @@ fn code_of(failure: chimaera_bdev_client::Failure) -> u8 {
         | Status::WrongModule
         | Status::PoolChanged => IN_THE_WAY,
         Status::PermissionDenied | Status::ReadOnly => NOT_PERMITTED,
-        Status::NoSpace | Status::OutOfMemory => NO_SPACE,
+        Status::NoSpace | Status::OutOfMemory | Status::LimitReached => NO_SPACE,
         Status::CorruptedMetadata => DAMAGED_METADATA,
         Status::InvalidArgument | Status::Alignment => WRONG_USAGE,
         Status::IoError | Status::OutOfResources => code_of_errno(failure.errno.into()),

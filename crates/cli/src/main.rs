@@ -15,6 +15,7 @@ mod output_file;
 mod pool;
 mod program;
 mod runtime;
+mod session;
 mod size;
 mod unreachable;
 mod users;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
 fn run(command: &ChimaeraCommand, global: &GlobalArguments) -> Result<(), CommandFailure> {
     match command {
         ChimaeraCommand::Runtime(command) => runtime::run(command, global),
+        ChimaeraCommand::Session(command) => session::run(command, global),
         ChimaeraCommand::Pool(command) => pool::run(command, global),
         ChimaeraCommand::Chimod(command) => chimod::run(command, global),
         ChimaeraCommand::Verify(command) => verify::run(command, global),

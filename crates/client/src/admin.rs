@@ -1,5 +1,6 @@
 //! The client of the admin module: pools, and the runtime itself.
 
+use chimaera_proto::accounts::{ListSessions, SessionList};
 use chimaera_proto::admin::{
     AttachPool, DestroyPool, FindPool, FlushPools, GetOrCreatePool, ListPools, Method, PoolChoice,
     PoolInfo, PoolKey, PoolList, PoolName, RuntimeStatus, SetPermissions,
@@ -175,6 +176,21 @@ impl AdminClient {
         self.submit(Method::ListPools, PoolQuery::Local, &request, finish)
     }
 
+    /// A page of the sessions behind the one with the number `after`, 0 for the first, and what their users have of what
+    /// all share. Operators are told of all, others of their own.
+    ///
+    /// # Errors
+    /// See [`AdminClient`].
+    pub fn session_page(&self, after: u64) -> Result<SessionList, Error> {
+        Ok(self.async_session_page(after).wait()?)
+    }
+
+    /// As [`Self::session_page`].
+    pub fn async_session_page(&self, after: u64) -> Task<SessionList> {
+        let request = ListSessions { after };
+        self.submit(Method::ListSessions, PoolQuery::Local, &request, finish)
+    }
+
     /// The pool with this id or name, as it stands in lists: that of a file pool is the whole path.
     ///
     /// # Errors
@@ -348,6 +364,7 @@ const fn describe(method: Method) -> &'static str {
         Method::GetStatus => "asking for the runtime's status",
         Method::AttachPool => "attaching to a pool",
         Method::SetPermissions => "changing the permissions of a pool",
+        Method::ListSessions => "listing the sessions",
     }
 }
 

@@ -5,6 +5,7 @@
 use std::io;
 
 use chimaera_bdev_allocator::{Allocator, FreeCompletion, Threads};
+use chimaera_bdev_proto::MEGABYTE;
 use chimaera_chimod::{ModuleError, Request};
 use chimaera_proto::Status;
 
@@ -57,6 +58,11 @@ pub(crate) fn allocator_of(
         refusal.message += "; give a smaller size, or raise the limit on the runtime's address space (`ulimit -v`)";
         refusal
     })
+}
+
+/// Bytes of address space that the allocator of a pool of this size takes at most: 256 for each megabyte.
+pub(super) const fn tables_bytes(total_size: u64) -> u64 {
+    total_size.div_ceil(MEGABYTE) * 256
 }
 
 /// Whether no pool can have so many bytes.

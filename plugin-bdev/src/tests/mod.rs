@@ -1,6 +1,7 @@
 //! What the module promises, through the table that a host uses.
 
 mod blocks;
+mod charges;
 mod creation;
 mod devices;
 mod engines;

@@ -7,7 +7,7 @@ use nix::sys::resource::{Resource as SystemResource, getrlimit};
 use super::resource::{Amounts, Resource};
 
 /// Half of the smallest address space that a process has on the machines we serve.
-const MAX_MAPPED_BYTES: u64 = 64 << 40;
+const MAX_ADDRESS_BYTES: u64 = 64 << 40;
 
 /// A quarter of it, for pools in memory.
 const MAX_MEMORY_POOL_BYTES: u64 = 32 << 40;
@@ -46,7 +46,7 @@ impl Limits {
     fn of(machine: &Machine) -> Self {
         let whole = Amounts::all(u64::MAX)
             .with(Resource::Segments, MAX_MAPPED_SEGMENTS)
-            .with(Resource::MappedBytes, MAX_MAPPED_BYTES)
+            .with(Resource::AddressBytes, MAX_ADDRESS_BYTES)
             .with(Resource::Descriptors, machine.descriptors)
             .with(Resource::Pools, MAX_POOLS)
             .with(Resource::MemoryBytes, MAX_MEMORY_POOL_BYTES);
@@ -58,7 +58,7 @@ impl Limits {
             .with(Resource::Connections, 256)
             .with(Resource::Lanes, 2048)
             .with(Resource::Segments, 2048)
-            .with(Resource::MappedBytes, MAX_MAPPED_BYTES / 4)
+            .with(Resource::AddressBytes, MAX_ADDRESS_BYTES / 4)
             .with(Resource::Descriptors, machine.descriptors / 4)
             .with(Resource::Pools, MAX_POOLS / 4)
             .with(Resource::MemoryBytes, machine.memory_bytes / 2)
@@ -67,7 +67,7 @@ impl Limits {
         let session = Amounts::all(u64::MAX)
             .with(Resource::Lanes, MAX_LANES as u64)
             .with(Resource::Segments, MAX_SEGMENTS as u64)
-            .with(Resource::MappedBytes, MAX_MAPPED_BYTES / 16)
+            .with(Resource::AddressBytes, MAX_ADDRESS_BYTES / 16)
             .with(Resource::Jobs, 128);
         Self {
             per_user: user,

@@ -33,8 +33,8 @@ resources! {
     Lanes, "lanes", "lanes";
     /// Segments of shared memory.
     Segments, "segments", "segments";
-    /// Bytes of address space that segments take.
-    MappedBytes, "mapped-bytes", "bytes of mapped segments";
+    /// Bytes of address space that segments take, and tables of pools.
+    AddressBytes, "address-bytes", "bytes of address space for segments and tables";
     /// File descriptors of the host's process.
     Descriptors, "descriptors", "file descriptors of the daemon";
     /// Pools, also those that are being made or ended.

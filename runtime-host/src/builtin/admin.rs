@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use chimaera_chimod::abi::RawTask;
 use chimaera_chimod::{ModuleError, Request};
+use chimaera_proto::accounts::ListSessions;
 use chimaera_proto::admin::{
     AttachPool, DestroyPool, FindPool, FlushPools, ListPools, Method, PoolChoice, PoolInfo,
     PoolKey, PoolList, PoolName, RuntimeStatus, SetPermissions,
@@ -111,6 +112,9 @@ impl AdminJob {
                 self.shared.end_all_pools()
             }),
             Method::GetStatus => answer(request, |()| Ok(shared.status(caller))),
+            Method::ListSessions => answer(request, |asked: ListSessions| {
+                Ok(shared.sessions.page(&asked, &shared.accounts, caller))
+            }),
         };
         respond(self.request, reply);
         if stops {

@@ -39,6 +39,7 @@ impl Control {
                 log::debug(format_args!("{session} ended: {reason}"));
                 let _ = self.epoll.delete(&*connection.socket);
                 self.shared.session_count.fetch_sub(1, Ordering::Relaxed);
+                self.shared.sessions.end(id);
                 let workers_left = self.shared.inboxes.by_worker.len();
                 connection.state = ConnectionState::Closing {
                     session,
@@ -106,6 +107,7 @@ impl Control {
             for inbox in &self.shared.inboxes.by_worker {
                 inbox.send(WorkerCommand::ForgetCaller { session: id });
             }
+            self.shared.sessions.remove(id);
             // This unmaps the session's memory. The socket is closed afterwards.
             let ended = self.connections.remove(&id);
             self.ended.extend(ended.map(|connection| connection.socket));

@@ -99,6 +99,7 @@ impl Control {
                 let caller = Caller::new(id, (peer, groups), standing, account);
                 let session = open_session(client_name, caller, files, &mut connection.charges)?;
                 log::debug(format_args!("{session} opened"));
+                self.shared.sessions.enter(&session.caller, &session.name);
                 connection.state = ConnectionState::Open(OpenSession {
                     session: Arc::new(session),
                     lanes: Vec::new(),
@@ -231,7 +232,7 @@ fn receive_segment(
     let len_bytes = Segment::len_of(file).map_err(|error| violation(error.to_string()))?;
     let counted = [
         caller.account.charge(Resource::Segments, 1)?,
-        caller.account.charge(Resource::MappedBytes, len_bytes)?,
+        caller.account.charge(Resource::AddressBytes, len_bytes)?,
         caller.account.charge(Resource::Descriptors, 1)?,
     ];
     let file = files.pop().expect("it was looked at");

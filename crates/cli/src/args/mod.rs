@@ -66,6 +66,9 @@ pub(crate) enum ChimaeraCommand {
     /// Start, stop and look at the daemon
     #[command(subcommand)]
     Runtime(RuntimeCommand),
+    /// Look at who uses the daemon, and how much of it
+    #[command(subcommand)]
+    Session(SessionCommand),
     /// Create, list, look into and destroy block device pools
     #[command(subcommand)]
     Pool(PoolCommand),

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use chimaera_client::proto::{NotAModuleName, check_module_name};
-use chimaera_runtime::{Polling, UsersSocket};
+use chimaera_runtime::{Polling, Resource, UsersSocket};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{DaemonArguments, SocketArgument};
+use crate::size::parse_size;
 use crate::users::users_socket;
 
 #[derive(Debug, Subcommand)]
@@ -17,6 +18,12 @@ pub(crate) enum RuntimeCommand {
     Stop(DaemonArguments),
     /// Show what the daemon is doing
     Status(DaemonArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// List the sessions, and what each and each user has of what all share; who is no operator sees their own
+    List(DaemonArguments),
 }
 
 /// Name of the option by which a daemon in the background learns that it is one.
@@ -65,6 +72,15 @@ pub(crate) struct StartArguments {
     #[arg(long, value_name = "FOLDER")]
     pub(crate) allow_path: Vec<PathBuf>,
 
+    /// How much each user may have of what all share, for example connections=64,memory-bytes=4GiB; what can be limited,
+    /// and with what defaults, says docs/OPERATING.md
+    #[arg(long, value_name = "RESOURCE=AMOUNT,…", value_delimiter = ',', value_parser = amount)]
+    pub(crate) user_limits: Vec<(Resource, u64)>,
+
+    /// How much each session may have of it
+    #[arg(long, value_name = "RESOURCE=AMOUNT,…", value_delimiter = ',', value_parser = amount)]
+    pub(crate) session_limits: Vec<(Resource, u64)>,
+
     /// How long workers poll before they sleep
     #[arg(long, value_enum, default_value_t)]
     pub(crate) polling: PollingArgument,
@@ -99,6 +115,23 @@ pub(crate) struct StartArguments {
     /// The log of the daemon that `--detach` has started, which this is
     #[arg(long = DETACHED_LOG, value_name = "FILE", hide = true, conflicts_with = "detach")]
     pub(crate) detached_log: Option<PathBuf>,
+}
+
+/// Reads how much of a resource there may be.
+fn amount(text: &str) -> Result<(Resource, u64), String> {
+    let names = || {
+        let names: Vec<_> = Resource::ALL
+            .iter()
+            .map(|resource| resource.name())
+            .collect();
+        names.join(", ")
+    };
+    let (name, amount) = text
+        .split_once('=')
+        .ok_or_else(|| format!("write RESOURCE=AMOUNT, with one of {}", names()))?;
+    let resource = Resource::from_name(name)
+        .ok_or_else(|| format!("there is no resource {name:?} to limit, but {}", names()))?;
+    Ok((resource, parse_size(amount)?))
 }
 
 fn module_name(text: &str) -> Result<String, NotAModuleName> {

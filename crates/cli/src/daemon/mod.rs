@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use chimaera_client::proto::socket_path::{SYSTEM_SOCKET, SYSTEM_USERS_SOCKET};
 use chimaera_runtime::log::{self, Thresholds};
-use chimaera_runtime::{Config, Host, UsersSocket};
+use chimaera_runtime::{Config, Host, Limits, UsersSocket};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -140,6 +140,7 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
         modules: vec![chimaera_bdev_runtime::module()],
         opened_modules: arguments.modules.clone(),
         opens_named_modules_only: true,
+        limits: limits(arguments),
     };
     if config.serves_others() {
         // No other process looks into this one, and no core dump has what users store.
@@ -176,6 +177,18 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
     let ended = host.end();
     log::info("stopped");
     ended.map_err(|error| Ended::Failed(error.into()))
+}
+
+/// How much users and sessions may have: what suits this machine, but for what is asked for.
+fn limits(arguments: &StartArguments) -> Limits {
+    let mut limits = Limits::of_this_machine();
+    for &(resource, amount) in &arguments.user_limits {
+        limits.per_user = limits.per_user.with(resource, amount);
+    }
+    for &(resource, amount) in &arguments.session_limits {
+        limits.per_session = limits.per_session.with(resource, amount);
+    }
+    limits
 }
 
 /// The absolute path of a file.

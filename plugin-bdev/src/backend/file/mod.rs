@@ -35,7 +35,9 @@ use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 use chimaera_bdev_format::contents::{self, DeviceContents};
 use chimaera_bdev_format::image::{FileDisk, FileLock, PoolFile, is_read_only, size_of};
 use chimaera_bdev_proto::UNIT_BYTES;
-use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
+use chimaera_chimod::{
+    Activity, CreateContext, Host, Level, ModuleError, PerWorker, Resource, Worker,
+};
 use chimaera_proto::Failure;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -83,6 +85,15 @@ pub(crate) struct FileDevice {
     _lock: FileLock,
 }
 
+/// Has the host count what a pool takes whose queues have this depth, before any of it is taken: the file, another one
+/// for the keeper, and for each worker what wakes it and a queue.
+fn charge(context: &CreateContext<'_>, io_depth: u32) -> Result<(), ModuleError> {
+    let workers = context.worker_count as u64;
+    let host = context.host;
+    host.charge(Resource::Descriptors, 2 + 2 * workers)?;
+    host.charge(Resource::IoDepth, u64::from(io_depth) * workers)
+}
+
 impl FileDevice {
     /// Opens the pool's file and makes each worker's queue. Dropping the second value undoes what was changed
     /// for it.
@@ -94,6 +105,7 @@ impl FileDevice {
         parameters: &Parameters,
     ) -> Result<(Self, Undo), ModuleError> {
         let opened = open::open(context, parameters)?;
+        charge(context, opened.usage.io_depth)?;
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let wakes = (0..context.worker_count)
             .map(|_| EventFd::from_value_and_flags(0, flags).map(Arc::new))
