@@ -9,6 +9,7 @@
 //! Both change in one command, between two tasks. So once the control side has been answered, no task is taken any more
 //! that only the former permissions allow.
 
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use chimaera_proto::{Descriptor, Permissions, PoolId, Status};
@@ -33,30 +34,17 @@ impl WorkerThread {
             caller,
             number,
         };
-        if self.of_session(session).count() >= MAX_ATTACHMENTS {
+        if self.attachments.count(session) >= MAX_ATTACHMENTS {
             // Tasks for these are told less exactly then what has become of their pools.
-            let is_kept = |key: &(u64, PoolId), attached: &Attachment| {
-                key.0 != session || attached.pool.is_some()
-            };
-            self.attachments
-                .retain(|key, attached| is_kept(key, attached));
+            self.attachments.forget(session, true);
         }
-        self.attachments.insert((session, id), attachment);
+        self.attachments.insert(session, id, attachment);
         self.forget_in_lanes(|lane| lane == id);
     }
 
     /// Forgets what a session was attached to.
     pub(super) fn forget_caller(&mut self, session: u64) {
-        let ids: Vec<_> = self.of_session(session).collect();
-        for id in ids {
-            self.attachments.remove(&(session, id));
-        }
-    }
-
-    /// The ids that mean something in a session's tasks, or have.
-    fn of_session(&self, session: u64) -> impl Iterator<Item = PoolId> {
-        let from = self.attachments.range((session, PoolId::NULL)..);
-        from.map_while(move |(key, _)| (key.0 == session).then_some(key.1))
+        self.attachments.forget(session, false);
     }
 
     /// From now on a pool has these permissions.
@@ -72,23 +60,18 @@ impl WorkerThread {
             return;
         };
         pool.permissions = permissions;
-        for attachment in self.attachments.values_mut() {
-            if let Some(attached) = &mut attachment.pool
-                && attachment.number == number
-            {
+        self.attachments.change(number, |attachment| {
+            if let Some(attached) = &mut attachment.pool {
                 attached.allowed = allowed(pool, &attachment.caller);
             }
-        }
+        });
         self.forget_in_lanes(|_| true);
     }
 
     /// Lets no task reach a pool that is being removed any more.
     pub(super) fn detach_all(&mut self, number: u64) {
-        for attachment in self.attachments.values_mut() {
-            if attachment.number == number {
-                attachment.pool = None;
-            }
-        }
+        self.attachments
+            .change(number, |attachment| attachment.pool = None);
         self.forget_in_lanes(|_| true);
     }
 
@@ -103,12 +86,11 @@ impl WorkerThread {
 
     /// The pool with this number and its index, unless it is being removed.
     fn module_pool(&self, number: u64) -> Option<(u16, &ModulePool)> {
-        let served = self.pools.iter().enumerate();
-        let mut modules = served.filter_map(|(index, pool)| match &pool.as_ref()?.target {
-            PoolTarget::Module(pool) => Some((index as u16, pool)),
-            PoolTarget::Admin => None,
-        });
-        modules.find(|(_, pool)| pool.pool.number == number && !pool.is_leaving)
+        let &index = self.pool_indexes.get(&number)?;
+        match &self.pools[usize::from(index)].as_ref()?.target {
+            PoolTarget::Module(pool) if !pool.is_leaving => Some((index, pool)),
+            _ => None,
+        }
     }
 
     /// The status of a session's task that reached no method of a pool.
@@ -130,7 +112,7 @@ impl WorkerThread {
             Unreached::Pool if self.refuses_tasks => Status::ShuttingDown,
             Unreached::Pool if !self.has_pool(task.pool) => Status::PoolNotFound,
             // Another one than the one that it was attached to.
-            Unreached::Pool if self.attachments.contains_key(&(session, task.pool)) => {
+            Unreached::Pool if self.attachments.get(session, task.pool).is_some() => {
                 Status::PoolChanged
             }
             Unreached::Pool => Status::NotAttached,
@@ -139,10 +121,24 @@ impl WorkerThread {
 
     /// Whether anybody has a pool with this id.
     fn has_pool(&self, id: PoolId) -> bool {
-        let mut pools = self.pools.iter().flatten();
-        pools.any(|pool| {
-            matches!(&pool.target, PoolTarget::Module(pool) if pool.pool.id == id && !pool.is_leaving)
-        })
+        self.ids.contains_key(&id)
+    }
+
+    /// Notes that there is one more pool with this id, which this index has.
+    pub(super) fn note_pool(&mut self, number: u64, id: PoolId, index: u16) {
+        self.pool_indexes.insert(number, index);
+        *self.ids.entry(id).or_default() += 1;
+    }
+
+    /// Notes that a pool is being removed.
+    pub(super) fn note_leaving(&mut self, number: u64, id: PoolId) {
+        self.pool_indexes.remove(&number);
+        if let Entry::Occupied(mut count) = self.ids.entry(id) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 

@@ -167,6 +167,9 @@ impl WorkerThread {
             pause: None,
             wake_file,
         };
+        if let PoolTarget::Module(ModulePool { pool, .. }) = &served.target {
+            self.note_pool(pool.number, pool.id, index as u16);
+        }
         Completions::with(|all| all.add_pool(index as u16));
         match free {
             Some(index) => self.pools[index] = Some(served),
@@ -176,17 +179,21 @@ impl WorkerThread {
 
     fn remove_pool(&mut self, number: u64, done: Sender<()>) {
         self.detach_all(number);
-        for (index, pool) in self.pools.iter_mut().enumerate() {
-            if let Some(ServedPool {
+        let index = self.pool_indexes.get(&number).copied();
+        let place = index.map(|index| &mut self.pools[usize::from(index)]);
+        if let Some((
+            index,
+            Some(ServedPool {
                 target: PoolTarget::Module(module),
                 ..
-            }) = pool
-                && module.pool.number == number
-            {
-                module.is_leaving = true;
-                self.removing.push((index as u16, done));
-                return;
-            }
+            }),
+        )) = index.zip(place)
+        {
+            module.is_leaving = true;
+            let id = module.pool.id;
+            self.note_leaving(number, id);
+            self.removing.push((index, done));
+            return;
         }
         let _ = done.send(());
     }

@@ -10,6 +10,7 @@
 //! - This worker calls a pool's container only for its own tasks, so it may release the pool once as many
 //!   tasks have completed as were submitted.
 
+mod attachment_table;
 mod attachments;
 mod barriers;
 mod commands;
@@ -41,6 +42,7 @@ use crate::messages::{ControlEvent, WorkerCommand};
 use crate::pools::Pool;
 use crate::session::Session;
 use crate::worker_inboxes::WorkerInboxes;
+use attachment_table::AttachmentTable;
 use barriers::Barriers;
 use completions::Completions;
 use lane_tasks::LaneTasks;
@@ -83,7 +85,11 @@ pub(crate) struct WorkerThread {
 
     pools: Vec<Option<ServedPool>>,
     /// What the id of a pool means in a session's tasks, by session and id.
-    attachments: BTreeMap<(u64, PoolId), Attachment>,
+    attachments: AttachmentTable,
+    /// The index of each module's pool that is not being removed, by its number.
+    pool_indexes: BTreeMap<u64, u16>,
+    /// How many of them have an id.
+    ids: BTreeMap<PoolId, u32>,
     polled: Vec<u16>,
     removing: Vec<(u16, Sender<()>)>,
 
@@ -213,7 +219,9 @@ impl WorkerThread {
             closing: Vec::new(),
             batch: Box::new([[0; DESCRIPTOR_WORDS]; BATCH]),
             pools: Vec::new(),
-            attachments: BTreeMap::new(),
+            attachments: AttachmentTable::default(),
+            pool_indexes: BTreeMap::new(),
+            ids: BTreeMap::new(),
             polled: Vec::new(),
             removing: Vec::new(),
             now,

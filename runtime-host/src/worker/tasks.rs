@@ -1,6 +1,5 @@
 //! The way of a task from its lane to its container.
 
-use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
 use chimaera_chimod::abi::RawTask;
@@ -10,6 +9,7 @@ use chimaera_proto::task::{DESCRIPTOR_WORDS, DescriptorError, Unvalidated};
 use chimaera_proto::{Access, ContainerId, Descriptor, Failure, PoolId, Status};
 use chimaera_shm::Taken;
 
+use super::attachment_table::AttachmentTable;
 use super::attachments::Unreached;
 use super::completions::Completions;
 use super::{
@@ -221,11 +221,11 @@ impl WorkerThread {
 #[inline]
 fn pool_for(
     served: &mut ServedLane,
-    attachments: &BTreeMap<(u64, PoolId), Attachment>,
+    attachments: &AttachmentTable,
     task: &Descriptor,
 ) -> Result<u16, Unreached> {
     if served.pool.id != task.pool {
-        served.pool = match attachments.get(&(served.session.id, task.pool)) {
+        served.pool = match attachments.get(served.session.id, task.pool) {
             Some(Attachment {
                 pool: Some(pool), ..
             }) => *pool,
