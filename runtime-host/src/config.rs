@@ -38,7 +38,13 @@ pub struct Config {
     pub opens_named_modules_only: bool,
     /// How much users and sessions may have of what all share.
     pub limits: Limits,
+    /// How long the end of the host may take: for tasks in flight, for pools that are being made, and for flushing and
+    /// closing all of them. What has not come to its end by then is given up, and named.
+    pub stop_timeout: Duration,
 }
+
+/// How long the end of a host may take if nobody says otherwise.
+pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Default for Config {
     fn default() -> Self {
@@ -55,6 +61,7 @@ impl Default for Config {
             opened_modules: Vec::new(),
             opens_named_modules_only: false,
             limits: Limits::default(),
+            stop_timeout: DEFAULT_STOP_TIMEOUT,
         }
     }
 }

@@ -1,23 +1,24 @@
 //! The control side of a host: what its threads share.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use chimaera_chimod::ModuleError;
 use chimaera_chimod::abi::HostVTable;
 use chimaera_proto::admin::Method;
 use chimaera_thread::NoThread;
-use crossbeam::channel::{Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use crate::accounts::Accounts;
 use crate::allowed_folders::AllowedFolders;
+use crate::ending::Ending;
 use crate::inbox::Inbox;
 use crate::jobs::{Jobs, Share};
 use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
 use crate::pools::PoolRegistry;
 use crate::refused_pools::RefusedPools;
+use crate::reply_gate::ReplyGate;
 use crate::sessions::SessionRegistry;
 use crate::stop::Stopper;
 use crate::worker_inboxes::WorkerInboxes;
@@ -35,8 +36,10 @@ pub(crate) struct ControlSide {
     pub(crate) stopper: Stopper,
     /// The inbox of the control thread.
     pub(crate) events: Arc<Inbox<ControlEvent>>,
-    /// The first failure to flush a pool because the host stops.
-    pub(crate) unflushed: OnceLock<ModuleError>,
+    /// How the end of the host goes.
+    pub(crate) ending: Ending,
+    /// Through which replies of the control side's threads come to clients' memory.
+    pub(crate) replies: ReplyGate,
     pub(crate) started: Instant,
     /// Tells the log of pools that clients do not get.
     pub(crate) refused_pools: RefusedPools,
@@ -50,13 +53,37 @@ pub(crate) struct ControlSide {
 impl ControlSide {
     /// Sends every worker a command and waits until each has answered.
     pub(crate) fn ask_workers(&self, command: impl Fn(Sender<()>) -> WorkerCommand) {
+        self.tell_workers(command).wait();
+    }
+
+    /// Sends every worker a command. Gives what tells when each has answered.
+    pub(crate) fn tell_workers(&self, command: impl Fn(Sender<()>) -> WorkerCommand) -> Answers {
         let (done, answers) = unbounded();
         for inbox in &self.inboxes.by_worker {
             inbox.send(command(done.clone()));
         }
-        drop(done);
+        Answers(answers)
+    }
+}
+
+/// The answers of all workers to a command.
+pub(crate) struct Answers(Receiver<()>);
+
+impl Answers {
+    /// Waits until every worker has answered.
+    pub(crate) fn wait(self) {
         // Ends when every worker has answered and dropped its sender.
-        answers.iter().for_each(drop);
+        self.0.iter().for_each(drop);
+    }
+
+    /// Waits until every worker has answered, or until then. Gives whether they have.
+    pub(crate) fn come_by(&self, end: Instant) -> bool {
+        loop {
+            match self.0.recv_deadline(end) {
+                Ok(()) => {}
+                Err(error) => return error == RecvTimeoutError::Disconnected,
+            }
+        }
     }
 }
 

@@ -10,25 +10,38 @@ use crate::caller::Caller;
 use crate::control_side::ControlSide;
 use crate::log::{self, Level, Source};
 use crate::messages::WorkerCommand;
-use crate::pools::Pool;
+use crate::pools::{Pool, Withdrawal};
 
 impl ControlSide {
     /// Ends every pool because the runtime stops, several at a time. Returns when none is left, whoever ends
-    /// them, with the first failure to flush one. The log names the pools for which this waits long.
+    /// them, or when there is no more time ([`Config::stop_timeout`](crate::Config::stop_timeout)): with what could not
+    /// be flushed, and what was given up. The log names the pools for which this waits long.
     ///
     /// Before the first pool ends, every worker refuses tasks for any pool: no client is told that a pool does not
     /// exist while it is only being ended.
     pub(crate) fn end_all_pools(self: &Arc<Self>) -> Result<(), ModuleError> {
+        let end = self.ending.begin();
         self.pools.close();
-        self.ask_workers(|done| WorkerCommand::RefuseTasks { done });
+        let refused = self.tell_workers(|done| WorkerCommand::RefuseTasks { done });
+        // A worker that hangs keeps its own tasks, and no pool from being flushed.
+        refused.come_by(self.ending.flushes_at());
         let tell = |waited_for: &str| {
             log::warning(format_args!("stopping waits for pools, {waited_for}"));
         };
-        while let Some(pool) = self.pools.withdraw_any(tell) {
-            let shared = Arc::clone(self);
-            self.threads.ends.run(move || shared.end_at_stop(pool));
+        loop {
+            match self.pools.withdraw_any(tell, end) {
+                Withdrawal::Pool(pool) => {
+                    let shared = Arc::clone(self);
+                    self.threads.ends.run(move || shared.end_at_stop(pool));
+                }
+                Withdrawal::NoneLeft => break,
+                Withdrawal::OutOfTime(left) => {
+                    self.ending.give_up(&left);
+                    break;
+                }
+            }
         }
-        self.unflushed.get().cloned().map_or(Ok(()), Err)
+        self.ending.result()
     }
 
     /// Ends a withdrawn pool, and notes whether it could not be flushed.
@@ -36,7 +49,7 @@ impl ControlSide {
         let (key, name) = (pool.key(), pool.name.clone());
         if let Err(error) = self.end_pool(pool, None) {
             // Noted before the pool is gone, so that whoever waits for that finds it.
-            let _ = self.unflushed.set(ModuleError {
+            self.ending.note_failure(ModuleError {
                 failure: error.failure,
                 message: format!("pool {name} ({}): {}", key.id, error.message),
             });
@@ -53,8 +66,15 @@ impl ControlSide {
         client: Option<&Caller>,
     ) -> Result<(), ModuleError> {
         let (key, number) = (pool.key(), pool.number);
-        self.ask_workers(|done| WorkerCommand::RemovePool { pool: number, done });
+        let left = self.tell_workers(|done| WorkerCommand::RemovePool { pool: number, done });
+        if client.is_none() && !left.come_by(self.ending.flushes_at()) {
+            self.flush_before_its_end(&pool);
+        }
+        left.wait();
         self.pools.enter(key, PoolStep::InUse);
+        if client.is_none() && !self.pools.is_unused_by(&pool, self.ending.flushes_at()) {
+            self.flush_before_its_end(&pool);
+        }
         self.pools.wait_until_unused(&pool);
         self.pools.enter(key, PoolStep::Flushing);
         let flushed = pool.flush();
@@ -74,5 +94,14 @@ impl ControlSide {
             )),
         }
         flushed
+    }
+
+    /// Flushes what has completed in a pool whose tasks in flight do not complete, or which somebody still uses, because
+    /// the runtime stops: it may never come to its end.
+    fn flush_before_its_end(&self, pool: &Pool) {
+        // An error is met again at the pool's end, or else the pool counts as not flushed.
+        if pool.flush().is_ok() {
+            self.ending.note_flushed(pool.key());
+        }
     }
 }

@@ -155,6 +155,13 @@ pub enum HostError {
         "the runtime has stopped, and what was done last may be lost, as it was not flushed: {0}"
     )]
     Unflushed(ModuleError),
+    /// The host did not come to its end in time ([`Config::stop_timeout`](crate::Config::stop_timeout)): threads of its
+    /// own or of modules hang, in a system call for example. It serves nobody any more, and its sockets are given up.
+    #[error(
+        "the runtime has not come to its end in time, and what was done last may be lost: {0}; what hangs keeps its \
+         threads, files and memory as long as this process is there"
+    )]
+    Unfinished(ModuleError),
 }
 
 impl HostError {

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use chimaera_chimod::ModuleError;
 use chimaera_fork::{Private, ProcessIdentity};
+use chimaera_proto::Status;
 use chimaera_shm::{Doorbell, barrier, check_memory};
 use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -20,14 +22,17 @@ use crate::control::listener::Listener;
 use crate::control::requests::SPARE_BYTES;
 use crate::control::{Control, Entrance};
 use crate::control_side::{ControlSide, ControlThreads};
+use crate::ending::Ending;
 use crate::error::HostError;
 use crate::inbox::Inbox;
+use crate::letting_go::Departure;
 use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
 use crate::pools::PoolRegistry;
 use crate::processors::{check_processors, pin_to};
 use crate::refused_pools::RefusedPools;
+use crate::reply_gate::ReplyGate;
 use crate::sessions::SessionRegistry;
 use crate::stop::Stopper;
 use crate::worker::WorkerThread;
@@ -35,13 +40,15 @@ use crate::worker_inboxes::WorkerInboxes;
 
 /// A running host. It ends when it is dropped, or by [`Host::end`]: pools are drained, flushed and
 /// closed, sessions ended, the workers and the control thread joined. Threads for blocking jobs end by themselves
-/// after their last one.
+/// after their last one. What does not come to its end in time ([`Config::stop_timeout`]) is given up: its threads, and
+/// whatever they use, stay in the process.
 ///
 /// It belongs to the process that started it. A forked child has none of its threads, and whatever the child does with
 /// the value does nothing.
 pub struct Host {
     process: ProcessIdentity,
     shared: Arc<ControlSide>,
+    departure: Arc<Departure>,
     control: Option<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
     /// Dropped last, so that what the host logs as it ends is written.
@@ -78,13 +85,18 @@ impl Host {
             sessions: SessionRegistry::default(),
             stopper: Stopper::default(),
             events: Arc::clone(&events),
-            unflushed: OnceLock::new(),
+            ending: Ending::within(config.stop_timeout),
+            replies: ReplyGate::default(),
             started: Instant::now(),
             refused_pools: RefusedPools::default(),
             table: Arc::new(inboxes.table()),
             inboxes: Arc::clone(&inboxes),
             parks_with_barrier: barrier::is_available(),
         });
+        let listeners = entrances.iter().map(|one| Arc::clone(&one.listener));
+        let departure = Arc::new(Departure::new(&shared, listeners.collect()));
+        let cut_short = Arc::clone(&departure);
+        shared.stopper.cuts_short_by(move || cut_short.cut_short());
         let operators = config.operators.clone();
         let control = Control::new(
             Arc::clone(&shared),
@@ -97,6 +109,7 @@ impl Host {
         let mut host = Self {
             process: ProcessIdentity::current(),
             shared,
+            departure,
             control: None,
             workers: Vec::new(),
             _log: log,
@@ -201,11 +214,15 @@ impl Host {
     }
 
     /// Ends the host as dropping it does, and says whether what its pools hold is safe. Blocks until
-    /// every task has completed.
+    /// every task has completed and every pool was flushed and closed, but no longer than [`Config::stop_timeout`] and a
+    /// moment.
     ///
     /// # Errors
-    /// [`HostError::Unflushed`]. The host has ended all the same. [`HostError::Forked`] in a forked child, where
-    /// nothing is done.
+    /// [`HostError::Unflushed`]: the host has ended all the same. [`HostError::Unfinished`]: some of it hangs. Its
+    /// sockets are given up, and clients have seen the end, save those into whose memory an operation may still write:
+    /// they see it when this process ends. What stays in the process are the threads that hang, the pools that the error
+    /// names with their files and locks, the memory of those clients, and a few threads that have nothing to do any
+    /// more; another host can be started beside that. [`HostError::Forked`] in a forked child, where nothing is done.
     pub fn end(mut self) -> Result<(), HostError> {
         self.shut_down()
     }
@@ -216,22 +233,43 @@ impl Host {
             std::mem::forget((self.control.take(), std::mem::take(&mut self.workers)));
             return Err(HostError::Forked);
         }
-        // Workers are still there to drain the pools.
-        let flushed = match self.control {
-            Some(_) => self.shared.end_all_pools(),
-            None => Ok(()),
+        let Some(control) = self.control.take() else {
+            // It did not come to serve.
+            for inbox in &self.shared.inboxes.by_worker {
+                inbox.send(WorkerCommand::Stop);
+            }
+            self.workers.drain(..).for_each(join);
+            return Ok(());
         };
-        if let Some(control) = self.control.take() {
-            self.shared.events.send(ControlEvent::Stop);
-            join(control);
+        // Workers are still there to drain the pools.
+        let flushed = self.shared.end_all_pools();
+        let has_given_up = self.shared.ending.gave_up();
+        let patience = match has_given_up {
+            // What sessions wait for does not come; the others end at once.
+            true => MOMENT,
+            false => MOMENT.max(self.shared.ending.begin() - Instant::now()),
+        };
+        self.shared.events.send(ControlEvent::Stop);
+        if !joins_within(control, patience) {
+            self.departure.let_go();
+            self.workers.clear();
+            return Err(HostError::Unfinished(flushed.err().unwrap_or_else(|| {
+                ModuleError::new(
+                    Status::IoError,
+                    "its pools were flushed and closed, and not all tasks of its sessions are done",
+                )
+            })));
         }
         for inbox in &self.shared.inboxes.by_worker {
             inbox.send(WorkerCommand::Stop);
         }
         for worker in self.workers.drain(..) {
-            join(worker);
+            joins_within(worker, MOMENT);
         }
-        flushed.map_err(HostError::Unflushed)
+        match has_given_up {
+            true => flushed.map_err(HostError::Unfinished),
+            false => flushed.map_err(HostError::Unflushed),
+        }
     }
 }
 
@@ -254,13 +292,17 @@ fn entrances(config: &Config) -> Result<Vec<Entrance>, HostError> {
             0o666
         };
         entrances.push(Entrance {
-            listener: Listener::bind(path, (mode, None), warns)?,
+            listener: Arc::new(Listener::bind(path, (mode, None), warns)?),
             max: None,
         });
     }
     for users in &config.listen {
         entrances.push(Entrance {
-            listener: Listener::bind(&users.path, (users.mode, users.group), warns)?,
+            listener: Arc::new(Listener::bind(
+                &users.path,
+                (users.mode, users.group),
+                warns,
+            )?),
             max: Some(users.max),
         });
     }
@@ -286,9 +328,31 @@ fn check_descriptors(worker_count: usize) -> io::Result<()> {
 /// beginning, and [`SPARE_BYTES`], with 1 MiB to spare.
 const SPARE_BYTES_AT_START: usize = SPARE_BYTES + (5 << 20);
 
+/// How long what has nothing to wait for may take.
+const MOMENT: Duration = Duration::from_millis(500);
+
 fn join(thread: JoinHandle<()>) {
     let name = thread.name().to_owned();
-    if thread.join().is_err() {
+    report_panic(&name, thread.join());
+}
+
+/// Joins a thread, if it ends within this time. A thread that does not is left to itself.
+fn joins_within(thread: JoinHandle<()>, patience: Duration) -> bool {
+    let name = thread.name().to_owned();
+    match thread.join_within(patience) {
+        Ok(result) => {
+            report_panic(&name, result);
+            true
+        }
+        Err(_hangs) => {
+            log::error(format_args!("{name} has not come to its end, and is left"));
+            false
+        }
+    }
+}
+
+fn report_panic(name: &str, result: std::thread::Result<()>) {
+    if result.is_err() {
         log::error(format_args!(
             "{name} panicked: this is a mistake in the runtime"
         ));

@@ -49,6 +49,16 @@ pub(crate) enum WorkerCommand {
     Complete(TaskToken, Completion),
     /// End: there are no lanes and pools any more.
     Stop,
+    /// End, and leave lanes and pools as they are: tasks that are in flight do not come to their end. No session is
+    /// served any more.
+    LetGo { report: Sender<MemoryInUse> },
+}
+
+/// A worker's last word: into whose memory operations of modules may still write.
+#[derive(Debug)]
+pub(crate) struct MemoryInUse {
+    pub(crate) worker: u16,
+    pub(crate) sessions: Vec<u64>,
 }
 
 /// What the control thread is told.
@@ -64,6 +74,9 @@ pub(crate) enum ControlEvent {
     DescriptorFreed,
     /// End every session, then the thread.
     Stop,
+    /// Do not wait for the rest of the sessions any more, of which those stay that may have operations under way, with
+    /// `keeps_all` all.
+    LetGo { keeps_all: bool, done: Sender<()> },
 }
 
 /// Identifies a task in flight. Valid until the task completes, after which nobody holds it.

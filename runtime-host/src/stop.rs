@@ -1,6 +1,7 @@
 //! Asking a host to stop.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use chimaera_fork::ProcessIdentity;
 use chimaera_thread::condition::{Condvar, Mutex};
@@ -9,7 +10,23 @@ use chimaera_thread::condition::{Condvar, Mutex};
 #[derive(Clone)]
 pub struct Stopper {
     process: ProcessIdentity,
-    state: Arc<(Mutex<bool>, Condvar)>,
+    state: Arc<StopperState>,
+}
+
+type CutShort = Box<dyn Fn() + Send + Sync>;
+
+#[derive(Default)]
+struct StopperState {
+    is_asked_for: Mutex<bool>,
+    asked: Condvar,
+    /// Lets go of what others wait for.
+    cut_short: OnceLock<CutShort>,
+}
+
+impl fmt::Debug for Stopper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stopper").finish_non_exhaustive()
+    }
 }
 
 impl Default for Stopper {
@@ -27,17 +44,34 @@ impl Stopper {
         if !self.process.is_current() {
             return;
         }
-        *self.state.0.lock() = true;
-        self.state.1.notify_all();
+        *self.state.is_asked_for.lock() = true;
+        self.state.asked.notify_all();
+    }
+
+    /// Lets go of what others wait for, because the process ends in the next moment, with pools that are not flushed:
+    /// shuts the sockets down, unlocks them for the next host, and ends the sessions. A thread that is stuck in a system
+    /// call would keep all that as long as it is. Takes less than a second. Does nothing in a forked child.
+    pub fn cut_short(&self) {
+        if !self.process.is_current() {
+            return;
+        }
+        if let Some(cut_short) = self.state.cut_short.get() {
+            cut_short();
+        }
+    }
+
+    /// Says how [`Self::cut_short`] lets go.
+    pub(crate) fn cuts_short_by(&self, cut_short: impl Fn() + Send + Sync + 'static) {
+        let _ = self.state.cut_short.set(Box::new(cut_short));
     }
 
     pub(crate) fn wait(&self) {
         if !self.process.is_current() {
             return;
         }
-        let mut stopped = self.state.0.lock();
-        while !*stopped {
-            self.state.1.wait(&mut stopped);
+        let mut is_asked_for = self.state.is_asked_for.lock();
+        while !*is_asked_for {
+            self.state.asked.wait(&mut is_asked_for);
         }
     }
 }

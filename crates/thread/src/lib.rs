@@ -113,6 +113,13 @@ pub fn take_signal(signals: &SigSet) -> i32 {
     taken
 }
 
+/// Ends the process at once with this exit code. Nothing else of the program runs, no handler that was registered for the
+/// end and no destructor: a thread that hangs may hold what these need.
+pub fn end_process(code: u8) -> ! {
+    // SAFETY: the call ends every thread, and so nothing is used after it.
+    unsafe { libc::_exit(code.into()) }
+}
+
 fn is_pending(signal: Signal) -> bool {
     let mut pending = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the call fills the set, which is read only where the call has succeeded.

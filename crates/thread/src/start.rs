@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Result;
+use std::time::{Duration, Instant};
 
 use crate::{NAME, NoThread, with_foreign_signals_blocked};
 
@@ -26,7 +27,14 @@ pub struct JoinHandle<T> {
     name: Arc<str>,
     /// `None` once it is joined. Whatever takes it joins or detaches the thread, so that happens once.
     native: Option<libc::pthread_t>,
-    outcome: Arc<Mutex<Option<Result<T>>>>,
+    outcome: Arc<Outcome<T>>,
+}
+
+/// What a thread came to, once it has.
+#[derive(Debug)]
+struct Outcome<T> {
+    result: Mutex<Option<Result<T>>>,
+    came: Condvar,
 }
 
 impl<T> JoinHandle<T> {
@@ -57,8 +65,31 @@ impl<T> JoinHandle<T> {
             let code = unsafe { libc::pthread_join(native, ptr::null_mut()) };
             assert_eq!(code, 0, "{} is waited for by itself", self.name);
         }
-        let outcome = lock(&self.outcome).take();
+        let outcome = lock(&self.outcome.result).take();
         outcome.expect("a thread leaves what it came to before it ends")
+    }
+
+    /// As [`Self::join`], if the thread comes to its end within this time.
+    ///
+    /// # Errors
+    /// The handle, of a thread that does not: it may hang for ever.
+    ///
+    /// # Panics
+    /// The thread waits for itself.
+    pub fn join_within(self, patience: Duration) -> std::result::Result<Result<T>, Self> {
+        let end = Instant::now() + patience;
+        let mut result = lock(&self.outcome.result);
+        while result.is_none() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(result);
+                return Err(self);
+            }
+            let waited = self.outcome.came.wait_timeout(result, left);
+            result = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(result);
+        Ok(self.join())
     }
 }
 
@@ -84,12 +115,16 @@ pub fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> std::result::Result<JoinHandle<T>, NoThread> {
     let name: Arc<str> = name.into().into();
-    let outcome = Arc::new(Mutex::new(None));
+    let outcome = Arc::new(Outcome {
+        result: Mutex::new(None),
+        came: Condvar::new(),
+    });
     let (own_name, own_outcome) = (Arc::clone(&name), Arc::clone(&outcome));
     let run = Box::new(move || {
         take_name(own_name);
         let result = catch_unwind(AssertUnwindSafe(body));
-        *lock(&own_outcome) = Some(result);
+        *lock(&own_outcome.result) = Some(result);
+        own_outcome.came.notify_all();
     });
     match with_foreign_signals_blocked(|| start(run)) {
         Ok(native) => Ok(JoinHandle {

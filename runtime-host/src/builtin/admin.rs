@@ -27,6 +27,7 @@ use crate::log::{self, Level, Source};
 use crate::messages::ControlEvent;
 use crate::messages::WorkerCommand;
 use crate::pools::errors::{of_another_module, shutting_down, with_whose_panic};
+use crate::reply_gate::ReplyGate;
 
 /// The admin module's end on a worker.
 #[derive(Clone)]
@@ -62,7 +63,7 @@ impl Admin {
                     let threads = self.shared.threads.of(method);
                     threads.run_for(caller.job_owner(), move || job.carry_out(method));
                 }
-                Err(exceeded) => respond(request, Err(exceeded.into())),
+                Err(exceeded) => respond(request, Err(exceeded.into()), &self.shared.replies),
             },
             None => request.fail(Status::UnknownMethod),
         }
@@ -116,7 +117,7 @@ impl AdminJob {
                 Ok(shared.sessions.page(&asked, &shared.accounts, caller))
             }),
         };
-        respond(self.request, reply);
+        respond(self.request, reply, &self.shared.replies);
         if stops {
             // The answer is in its worker's inbox before anything that stopping sends there. Sessions end even if
             // nobody waits for the host to be stopped, as in an application that embeds it.
@@ -350,10 +351,13 @@ fn encode<Reply: Serialize>(reply: &Reply) -> Result<Vec<u8>, ModuleError> {
 }
 
 /// Completes a task with its reply, or with the text of its error.
-fn respond(request: Request, reply: Result<Vec<u8>, ModuleError>) {
+fn respond(request: Request, reply: Result<Vec<u8>, ModuleError>, gate: &ReplyGate) {
     let write = |bytes: &[u8]| {
         let buffer = request.writable_buffer()?;
-        (bytes.len() <= buffer.len()).then(|| buffer.copy_from(0, bytes))?;
+        if bytes.len() > buffer.len() {
+            return None;
+        }
+        gate.pass(|| buffer.copy_from(0, bytes))?;
         Some(bytes.len() as u64)
     };
     match reply {

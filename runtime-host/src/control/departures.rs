@@ -137,13 +137,15 @@ impl Control {
         if std::mem::replace(&mut self.stopping, true) {
             return;
         }
-        for Entrance { mut listener, .. } in std::mem::take(&mut self.entrances) {
-            listener.write_last_word(self.shared.unflushed.get());
+        let failure = self.shared.ending.failure();
+        for Entrance { listener, .. } in std::mem::take(&mut self.entrances) {
+            let _ = self.epoll.delete(&listener);
             listener.stop_connections();
             while let Ok(Some(socket)) = listener.accept() {
                 self.send_stopping(&socket);
                 self.ended.push(Arc::new(socket));
             }
+            listener.close(failure.as_ref());
         }
         for id in self.connections.keys().copied().collect::<Vec<_>>() {
             if let Some(connection) = self.connections.get(&id)

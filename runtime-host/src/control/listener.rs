@@ -25,6 +25,7 @@ use chimaera_fork::Private;
 use chimaera_proto::shown::printable;
 use chimaera_proto::socket_path::{MAX_SOCKET_PATH_BYTES, create_open};
 use chimaera_shm::peer_process;
+use chimaera_thread::condition::Mutex;
 use chimaera_thread::standstill::{is_killed, patiently};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -54,7 +55,8 @@ struct Bound {
 pub(crate) struct Listener {
     path: PathBuf,
     bound: Private<Bound>,
-    lock: SocketLock,
+    /// `None` once the path was given up.
+    lock: Mutex<Option<SocketLock>>,
 }
 
 impl Listener {
@@ -84,7 +86,7 @@ impl Listener {
         Ok(Self {
             path: path.to_owned(),
             bound,
-            lock,
+            lock: Mutex::new(Some(lock)),
         })
     }
 
@@ -99,10 +101,29 @@ impl Listener {
         let _ = shutdown(self.bound.socket.as_raw_fd(), Shutdown::Read);
     }
 
-    /// Writes how the host's pools have ended into the lock file, for processes that wait for the host's end and get no
-    /// answer.
-    pub(crate) fn write_last_word(&mut self, unflushed: Option<&ModuleError>) {
-        self.lock.write_last_word(unflushed);
+    /// Listens no more, and gives the path up to the next host, if that was not done before. First writes how the
+    /// pools have ended into the lock file, for processes that wait for the host's end and get no answer.
+    pub(crate) fn close(&self, unflushed: Option<&ModuleError>) {
+        self.stop_connections();
+        if let Some(mut lock) = self.lock.lock().take() {
+            lock.write_last_word(unflushed);
+            self.give_up(lock);
+        }
+    }
+
+    /// Removes the socket and then unlocks its path, without which nobody else binds here. A failure leaves a file that
+    /// the next daemon removes.
+    fn give_up(&self, lock: SocketLock) {
+        let _ = remove_if_same(&self.path, self.bound.file);
+        drop(lock);
+    }
+
+    /// Listens no more, and leaves socket and lock file behind as a crash does.
+    pub(crate) fn leave(&self) {
+        self.stop_connections();
+        if let Some(lock) = self.lock.lock().take() {
+            lock.leave();
+        }
     }
 
     /// Takes a waiting connection, if there is one.
@@ -131,9 +152,9 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Before the lock is released, without which nobody else binds here. A failure leaves a file that the next
-        // daemon removes.
-        let _ = remove_if_same(&self.path, self.bound.file);
+        if let Some(lock) = self.lock.lock().take() {
+            self.give_up(lock);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! replies is dropped. Whatever may take long is left to the admin module's threads. [`arrivals`], [`requests`] and
 //! [`departures`] have the life of a connection.
 
+mod abandoning;
 mod arrivals;
 mod departures;
 pub(crate) mod listener;
@@ -75,11 +76,13 @@ pub(crate) struct Control {
     has_logged_unwatched: bool,
     fault_shares: log::Shares,
     stopping: bool,
+    /// Whether what is left of the connections is left to the kernel.
+    has_let_go: bool,
 }
 
 /// A socket that listens, and for whom.
 pub(crate) struct Entrance {
-    pub(crate) listener: Listener,
+    pub(crate) listener: Arc<Listener>,
     /// The most that its clients get; `None` for operators.
     pub(crate) max: Option<UsersCeiling>,
 }
@@ -151,15 +154,21 @@ impl Control {
             has_logged_unwatched: false,
             fault_shares: log::Shares::per("user"),
             stopping: false,
+            has_let_go: false,
         };
         control.resume_accepting()?;
         Ok(control)
     }
 
-    /// Serves until every session has ended after [`ControlEvent::Stop`].
+    /// Serves until every session has ended after [`ControlEvent::Stop`], or until [`ControlEvent::LetGo`].
     pub(crate) fn run(mut self) {
         let mut ready = [EpollEvent::empty(); 64];
         while !(self.stopping && self.connections.is_empty()) {
+            if self.has_let_go {
+                // The sessions' memory is in use.
+                std::mem::forget(self);
+                return;
+            }
             let paused = !self.entrances.is_empty() && !self.accepting;
             let timeout = self.timeout(paused);
             // An error can only be a signal.
@@ -223,6 +232,10 @@ impl Control {
                 // The loop gets the descriptor back before it looks at the listener again.
                 ControlEvent::DescriptorFreed => {}
                 ControlEvent::Stop => self.stop(),
+                ControlEvent::LetGo { keeps_all, done } => {
+                    self.let_go(keeps_all);
+                    let _ = done.send(());
+                }
             }
         }
     }

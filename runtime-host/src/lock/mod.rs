@@ -49,6 +49,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(1);
 pub(crate) struct SocketLock {
     path: PathBuf,
     file: Private<Flock<File>>,
+    /// Whether the file stays when the lock is released.
+    keeps_file: bool,
     _own: OwnPath,
 }
 
@@ -79,6 +81,7 @@ impl SocketLock {
         Ok(Self {
             path,
             file,
+            keeps_file: false,
             _own: own,
         })
     }
@@ -93,10 +96,18 @@ impl SocketLock {
         let end = word.floor_char_boundary(MAX_WORD_BYTES - 1);
         let _ = writeln!(self.file, "{}", &word[..end]);
     }
+
+    /// Releases the lock and leaves its file behind, as a crash does.
+    pub(crate) fn leave(mut self) {
+        self.keeps_file = true;
+    }
 }
 
 impl Drop for SocketLock {
     fn drop(&mut self) {
+        if self.keeps_file {
+            return;
+        }
         // Under the lock, which the drop of the field releases.
         if let Ok(held) = self.file.metadata() {
             let _ = remove_if_same(&self.path, id_of(&held));

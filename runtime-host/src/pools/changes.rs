@@ -5,6 +5,7 @@ use chimaera_proto::admin::{
 };
 
 use super::{PoolEntry, PoolPhase, PoolRegistry, PoolRegistryState};
+use crate::ending::UnendedPool;
 
 impl PoolRegistry {
     /// Notes how far the ending of a pool has come.
@@ -44,6 +45,21 @@ impl PoolRegistry {
 }
 
 impl PoolRegistryState {
+    /// The pools that are being made and ended.
+    pub(super) fn unended(&self) -> Vec<UnendedPool> {
+        let unended = self.by_key.iter().map(|(&key, entry)| UnendedPool {
+            key,
+            name: entry.name.clone(),
+            module: entry.module.clone(),
+            step: match entry.phase {
+                PoolPhase::Creating => PoolStep::Making,
+                PoolPhase::Ending(step) => step,
+                PoolPhase::Ready(_) => PoolStep::Draining,
+            },
+        });
+        unended.collect()
+    }
+
     /// Names the pools that are being made and ended, with their modules: for people, so only the first of them.
     pub(super) fn describe(&self) -> String {
         const NAMED: usize = 8;

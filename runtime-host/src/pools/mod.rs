@@ -22,6 +22,7 @@ use chimaera_thread::condition::{Condvar, Mutex, MutexGuard};
 use crate::accounts;
 use crate::caller::Caller;
 use crate::config::Operators;
+use crate::ending::UnendedPool;
 use crate::pool_container::PoolContainer;
 use errors::{lacks_right, mismatch, not_found, shown, shutting_down, with_whose_panic};
 use lookup::PoolRef;
@@ -188,6 +189,16 @@ enum PoolPhase {
     Ending(PoolStep),
 }
 
+/// What [`PoolRegistry::withdraw_any`] gives.
+pub(crate) enum Withdrawal {
+    /// A pool, for the caller to end.
+    Pool(Arc<Pool>),
+    /// No pool is left.
+    NoneLeft,
+    /// There is no more time for these.
+    OutOfTime(Vec<UnendedPool>),
+}
+
 /// How the end of a pool begins.
 const ENDING: PoolPhase = PoolPhase::Ending(PoolStep::Draining);
 
@@ -252,6 +263,17 @@ impl PoolRegistry {
         }
     }
 
+    /// As [`Self::wait_until_unused`], until then. Gives whether nobody uses it.
+    pub(crate) fn is_unused_by(&self, pool: &Arc<Pool>, end: Instant) -> bool {
+        let mut state = self.state.lock();
+        while Arc::strong_count(pool) > 1 {
+            if self.changed.wait_until(&mut state, end) {
+                return Arc::strong_count(pool) == 1;
+            }
+        }
+        true
+    }
+
     /// From now on no pool is made, and only [`PoolRegistry::withdraw_any`] takes pools out of use.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
@@ -262,20 +284,24 @@ impl PoolRegistry {
         self.state.lock().closed
     }
 
-    /// Takes any pool out of use, after [`PoolRegistry::close`]. Blocks while all pools are being made or ended; `None`
-    /// when no pool is left. Calls `tell` with their names, first after a while and then less and less often.
-    pub(crate) fn withdraw_any(&self, tell: impl Fn(&str)) -> Option<Arc<Pool>> {
+    /// Takes any pool out of use, after [`PoolRegistry::close`]. Blocks until `end` at most while all pools are being
+    /// made or ended. Calls `tell` with their names, first after a while and then less and less often.
+    pub(crate) fn withdraw_any(&self, tell: impl Fn(&str), end: Instant) -> Withdrawal {
         let mut state = self.state.lock();
         let mut patience = FIRST_NOTICE;
         let mut notice = Instant::now() + patience;
         loop {
             if let Some(pool) = state.withdraw_ready() {
-                return Some(pool);
+                return Withdrawal::Pool(pool);
             }
             if state.by_key.is_empty() {
-                return None;
+                return Withdrawal::NoneLeft;
             }
-            if self.changed.wait_until(&mut state, notice) && !state.by_key.is_empty() {
+            if Instant::now() >= end {
+                return Withdrawal::OutOfTime(state.unended());
+            }
+            let is_quiet = self.changed.wait_until(&mut state, notice.min(end));
+            if is_quiet && Instant::now() >= notice && !state.by_key.is_empty() {
                 let waited_for = state.describe();
                 MutexGuard::unlocked(&mut state, || tell(&waited_for));
                 patience *= 2;

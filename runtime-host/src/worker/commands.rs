@@ -16,7 +16,7 @@ use super::sleep::Wake;
 use super::wake_file::{self, WakeFile};
 use super::{LanePool, LaneState, ModulePool, PoolTarget, ServedLane, ServedPool, WorkerThread};
 use crate::log;
-use crate::messages::{ControlEvent, WorkerCommand};
+use crate::messages::{ControlEvent, MemoryInUse, WorkerCommand};
 use crate::pools::Pool;
 use crate::session::Session;
 
@@ -64,6 +64,13 @@ impl WorkerThread {
                     Completions::with(|all| all.complete_for(token, &completion));
                 }
                 WorkerCommand::Stop => self.stopping = true,
+                WorkerCommand::LetGo { report } => {
+                    let sessions = Completions::with(|all| all.sessions_written_to());
+                    let worker = self.index;
+                    self.has_let_go = true;
+                    let _ = report.send(MemoryInUse { worker, sessions });
+                    break;
+                }
             }
         }
         count

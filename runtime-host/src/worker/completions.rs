@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable};
+use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, RawTask};
 use chimaera_chimod::host::failure_of_module;
 use chimaera_proto::Completion;
 use chimaera_proto::task::VALUE_COUNT;
@@ -134,6 +134,23 @@ impl Completions {
 
     pub(crate) fn uninstall() {
         LOCAL.set(None);
+    }
+
+    /// As [`Self::uninstall`], for a worker whose tasks are still in flight: what they use stays.
+    pub(crate) fn abandon() {
+        std::mem::forget(LOCAL.take());
+    }
+
+    /// The sessions of tasks in flight that may write into their clients' memory. The admin pool's are none of them:
+    /// what answers those writes through a gate ([`crate::reply_gate`]).
+    pub(crate) fn sessions_written_to(&self) -> Vec<u64> {
+        let is_writer = |task: &RawTask| {
+            let token = TaskToken::from_words(task.token);
+            token.pool != 0 && !task.buffer.is_null() && task.buffer_is_read_only == 0
+        };
+        let lanes = self.lanes.iter().flatten();
+        let written_to = lanes.filter(|lane| lane.tasks.in_flight().any(|task| is_writer(&task)));
+        written_to.map(|lane| lane.session.id).collect()
     }
 
     /// Runs with this worker's completions. Not to be called from inside a container's call

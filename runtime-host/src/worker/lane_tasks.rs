@@ -37,6 +37,14 @@ impl LaneTasks {
         self.in_flight.load(Ordering::Relaxed) == 0
     }
 
+    /// The tasks in flight. Only for the lane's worker, and not while it hands one over.
+    pub(crate) fn in_flight(&self) -> impl Iterator<Item = RawTask> {
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        let records = (0..LANE_DEPTH).filter(move |record| in_flight & (1 << record) != 0);
+        // SAFETY: the worker alone writes a task, before it hands it over, and no task in flight changes.
+        records.map(|record| unsafe { *self.places[record].get() })
+    }
+
     /// Notes that a record's task has begun. Returns false, and changes nothing, if the record's last task has not
     /// completed: the client breaks the protocol.
     #[inline]

@@ -101,6 +101,8 @@ pub(crate) struct WorkerThread {
     /// The host stops, so tasks for pools are refused.
     refuses_tasks: bool,
     stopping: bool,
+    /// Whether the worker ends and leaves everything as it is.
+    has_let_go: bool,
 }
 
 struct ServedLane {
@@ -230,6 +232,7 @@ impl WorkerThread {
             work_since_tick: 0,
             refuses_tasks: false,
             stopping: false,
+            has_let_go: false,
         };
         worker.pools.push(Some(ServedPool {
             target: PoolTarget::Admin,
@@ -246,7 +249,7 @@ impl WorkerThread {
         Completions::install(inboxes, self.index);
         Completions::with(|completions| completions.add_pool(0));
         let mut passes = 0;
-        while !self.stopping {
+        while !self.stopping && !self.has_let_go {
             let work = self.pass();
             self.work_since_tick += work;
             passes += 1;
@@ -262,6 +265,12 @@ impl WorkerThread {
                 std::hint::spin_loop();
             }
         }
+        if self.has_let_go {
+            // Containers may still use what is here.
+            Completions::abandon();
+            std::mem::forget(self);
+            return;
+        }
         Completions::uninstall();
     }
 
@@ -270,6 +279,10 @@ impl WorkerThread {
         let mut work = 0;
         if self.inbox.is_signalled() {
             work += self.take_commands();
+            if self.has_let_go {
+                // Nothing is completed any more: clients may have been told so.
+                return work;
+            }
         }
         let mut position = 0;
         while let Some(&lane) = self.active.get(position) {

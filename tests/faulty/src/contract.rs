@@ -118,6 +118,8 @@ pub mod params {
     pub const WAKE_FILE: &str = "wake file";
     /// `wake_fd` panics.
     pub const WAKE_PANIC: &str = "wake panic";
+    /// The container hangs as it is dropped until there is a file whose path follows.
+    pub const DROP_WAITS: &str = "drop waits for ";
     /// The container panics as it is dropped.
     pub const DROP_PANIC: &str = "drop panic";
 }

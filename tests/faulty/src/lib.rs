@@ -219,6 +219,10 @@ impl FaultyContainer {
 impl Drop for FaultyContainer {
     fn drop(&mut self) {
         assert!(!self.is(params::DROP_PANIC), "as asked, while going");
+        let params = std::str::from_utf8(&self.params).unwrap_or_default();
+        if let Some(path) = params.strip_prefix(params::DROP_WAITS) {
+            wait_for(path);
+        }
     }
 }
 

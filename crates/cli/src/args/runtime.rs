@@ -100,6 +100,17 @@ pub(crate) struct StartArguments {
     )]
     pub(crate) modules: Vec<String>,
 
+    /// How long stopping may take: what is not flushed and closed by then is given up and named, and the exit code is
+    /// not 0
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 30,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..=86_400)
+    )]
+    pub(crate) stop_timeout: u32,
+
     /// Return once the daemon serves, and leave it running in the background
     #[arg(long)]
     pub(crate) detach: bool,

@@ -12,10 +12,11 @@ mod logging;
 mod signals;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chimaera_client::proto::socket_path::{SYSTEM_SOCKET, SYSTEM_USERS_SOCKET};
 use chimaera_runtime::log::{self, Thresholds};
-use chimaera_runtime::{Config, Host, Limits, UsersSocket};
+use chimaera_runtime::{Config, Host, HostError, Limits, UsersSocket};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -52,12 +53,14 @@ pub(crate) fn run(
         }
         None => failure,
     })?;
+    let mut hangs = false;
     let result = logging::start(thresholds, log_file).and_then(|_log| {
         let served = serve(arguments, socket, &announcer);
+        hangs = matches!(served, Err(Ended::Hangs(_)));
         served.map_err(|ended| match ended {
             // The log may belong to the daemon that serves here.
             Ended::NotStarted(failure) => failure,
-            Ended::Failed(failure) => {
+            Ended::Failed(failure) | Ended::Hangs(failure) => {
                 // In the foreground the announcer writes it to the same place.
                 if log_file.is_some() {
                     log::error(&failure);
@@ -75,6 +78,10 @@ pub(crate) fn run(
             None => announcer.say_last(move || {
                 output::error(&reported, json);
             }),
+        }
+        if hangs {
+            // The end of the program might wait for what hangs.
+            chimaera_thread::end_process(failure.code());
         }
         failure.reported()
     })
@@ -97,6 +104,8 @@ enum Ended {
     NotStarted(CommandFailure),
     /// It has served, and its end failed.
     Failed(CommandFailure),
+    /// The same, and some of it hangs.
+    Hangs(CommandFailure),
 }
 
 /// The sockets for users: those that are named; else, of the system's daemon, the usual one, if there is a group of
@@ -141,6 +150,7 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
         opened_modules: arguments.modules.clone(),
         opens_named_modules_only: true,
         limits: limits(arguments),
+        stop_timeout: Duration::from_secs(arguments.stop_timeout.into()),
     };
     if config.serves_others() {
         // No other process looks into this one, and no core dump has what users store.
@@ -176,7 +186,10 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
     log::info("stopping");
     let ended = host.end();
     log::info("stopped");
-    ended.map_err(|error| Ended::Failed(error.into()))
+    ended.map_err(|error| match error {
+        HostError::Unfinished(_) => Ended::Hangs(error.into()),
+        _ => Ended::Failed(error.into()),
+    })
 }
 
 /// How much users and sessions may have: what suits this machine, but for what is asked for.

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use crate::failure::CommandFailure;
 
 /// Exit code of a daemon that a second signal has ended at once.
-const CUT_SHORT: i32 = 1;
+const CUT_SHORT: u8 = 1;
 
 /// What a hangup does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,14 @@ impl StopOnSignal {
             stopper.stop();
         }
         state.is_asked_for = true;
+    }
+
+    /// Has the host let go of what others wait for: the process ends.
+    fn cut_short(&self) {
+        let stopper = self.lock().stopper.clone();
+        if let Some(stopper) = stopper {
+            stopper.cut_short();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -123,8 +131,9 @@ fn stop_or_end(stop: &StopOnSignal, asked: &mut Option<Instant>, signal: Signal)
                 "{signal}, the second signal: the daemon ends at once, and what was not flushed may be \
                  lost"
             ));
+            stop.cut_short();
             log::flush(log::END_PATIENCE);
-            std::process::exit(CUT_SHORT);
+            thread::end_process(CUT_SHORT);
         }
     }
 }
