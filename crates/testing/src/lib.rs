@@ -17,6 +17,7 @@ mod device;
 mod fake_bdev;
 #[cfg(feature = "fake-host")]
 mod fake_host;
+mod fuse;
 mod pattern;
 mod polled;
 mod random;
@@ -32,6 +33,7 @@ pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
 pub use fake_bdev::{LOST_TAG, fake_bdev};
 #[cfg(feature = "fake-host")]
 pub use fake_host::{FakeHost, FakeModule, Fate, HostBuffer, Verdict, attaching, attaching_to};
+pub use fuse::{FuseCall, FuseServer};
 pub use pattern::Pattern;
 pub use polled::{Polled, WakeCount, block_on};
 pub use random::Xorshift;
