@@ -18,6 +18,7 @@ mod fake_bdev;
 #[cfg(feature = "fake-host")]
 mod fake_host;
 mod fuse;
+mod lingering_socket;
 mod pattern;
 mod polled;
 mod random;
@@ -34,6 +35,7 @@ pub use fake_bdev::{LOST_TAG, fake_bdev};
 #[cfg(feature = "fake-host")]
 pub use fake_host::{FakeHost, FakeModule, Fate, HostBuffer, Verdict, attaching, attaching_to};
 pub use fuse::{FuseCall, FuseServer};
+pub use lingering_socket::LingeringSocket;
 pub use pattern::Pattern;
 pub use polled::{Polled, WakeCount, block_on};
 pub use random::Xorshift;
