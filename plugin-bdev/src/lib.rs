@@ -44,4 +44,11 @@ mod tests;
 
 pub use container::BdevContainer;
 
+/// Makes so many of io_uring's rings, or as many as the system gives: one for each worker of each pool on a file. From
+/// then on the pools of this process have those and no others, so that it can give up the right to make rings. Gives
+/// their number, and why they are not more.
+pub fn stock_rings(count: usize) -> (usize, Option<std::io::Error>) {
+    backend::file::rings::stock(count)
+}
+
 chimaera_chimod::export_chimod!(BdevContainer, "chimaera_bdev");

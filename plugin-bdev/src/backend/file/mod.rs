@@ -16,6 +16,7 @@ mod open;
 mod open_files;
 mod operation;
 mod queue;
+pub(crate) mod rings;
 mod select;
 mod slab;
 mod source;

@@ -11,7 +11,8 @@ use nix::sys::eventfd::EventFd;
 
 use super::aio::Aio;
 use super::engine::{DeviceCommand, DeviceResult, Engine};
-use super::uring::{self, Uring};
+use super::rings::{STOCK_IS_EMPTY, interrupts_workers};
+use super::uring::Uring;
 
 /// One of the kernel's engines.
 #[expect(
@@ -105,7 +106,7 @@ pub(super) fn choose<T>(
         return Ok((make(asked)?, asked));
     }
     let (first, second) = match preferred {
-        IoEngine::Auto if direct && !uring::interrupts_workers() => {
+        IoEngine::Auto if direct && !interrupts_workers() => {
             (IoEngine::IoUring, IoEngine::Libaio)
         }
         IoEngine::IoUring => (IoEngine::IoUring, IoEngine::Libaio),
@@ -179,6 +180,10 @@ fn no_ring(error: &io::Error, needs_ring: bool) -> ModuleError {
         true => "let an operator create the pool for you: for others the daemon uses nothing else",
     };
     let (why, remedy) = match (error.raw_os_error(), switch.as_deref().map(str::trim)) {
+        (Some(STOCK_IS_EMPTY), _) => (
+            "all rings that the daemon has made at its start are in use, one for each worker of each pool on a file",
+            Some("start it with a larger number of --rings"),
+        ),
         (Some(libc::ENOSYS), _) => (
             "this kernel has none, or a sandbox hides it",
             Some("allow it there"),

@@ -17,19 +17,19 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use chimaera_bdev_format::image::PoolFile;
-use chimaera_fork::Private;
 use io_uring::types::Fixed;
-use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue};
+use io_uring::{EnterFlags, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
 use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
+use super::rings::Ring;
 
 /// Where the ring's table of files holds the pool's.
 const POOL_FILE: Fixed = Fixed(0);
 
 /// A ring on one file.
 pub(super) struct Uring {
-    ring: Private<IoUring>,
+    ring: Ring,
     file: PoolFile,
     wake: Arc<EventFd>,
     depth: usize,
@@ -46,20 +46,19 @@ pub(super) struct Uring {
 }
 
 impl Uring {
-    /// Makes a ring for `depth` operations in flight on `file`. `wake` is signalled when one
-    /// ends.
+    /// Takes a ring for `depth` operations in flight on `file`, or for as many as it has room for. `wake` is signalled
+    /// when one ends.
     ///
     /// # Errors
     /// The kernel's, if it refuses anything that the engine needs.
     pub(super) fn new(file: PoolFile, wake: Arc<EventFd>, depth: u32) -> io::Result<Self> {
-        let mut ring = private_ring(depth)?;
-        check_operations(&mut ring)?;
+        let ring = Ring::new(depth)?;
         register(&ring, &file, &wake)?;
         Ok(Self {
+            depth: ring.depth() as usize,
             ring,
             file,
             wake,
-            depth: depth as usize,
             in_flight: 0,
             kept_back: VecDeque::new(),
             refused: None,
@@ -115,9 +114,11 @@ impl Uring {
 
     /// Puts another ring in the place of this one, in which the kernel has nothing under way.
     fn renew(&mut self) -> io::Result<()> {
-        let ring = private_ring(self.depth as u32)?;
+        // What it holds would start when the next pool submits.
+        self.ring.spoil();
+        let ring = Ring::new(self.depth as u32)?;
         register(&ring, &self.file, &self.wake)?;
-        let _ = self.ring.submitter().unregister_files();
+        self.depth = self.depth.min(ring.depth() as usize);
         self.ring = ring;
         Ok(())
     }
@@ -223,9 +224,9 @@ impl Drop for Uring {
                 std::thread::yield_now();
             }
         }
-        // The kernel takes a ring apart at its leisure. This closes the file together with the pool; if it
-        // fails, the file stays open until the ring's end.
-        let _ = self.ring.submitter().unregister_files();
+        if !self.kept_back.is_empty() || self.refused.is_some() {
+            self.ring.spoil();
+        }
     }
 }
 
@@ -248,65 +249,11 @@ fn queue_entry(command: &DeviceCommand) -> squeue::Entry {
     entry.user_data(tag)
 }
 
-/// Whether a ring's results interrupt its worker here, as on kernels before 5.19.
-pub(super) fn interrupts_workers() -> bool {
-    matches!(cooperative_ring(1), Err(error) if is_unknown(&error))
-}
-
 /// Tells a ring of the pool's file, and whom to wake.
-fn register(ring: &IoUring, file: &File, wake: &EventFd) -> io::Result<()> {
+fn register(ring: &Ring, file: &File, wake: &EventFd) -> io::Result<()> {
     let submitter = ring.submitter();
     submitter.register_files(&[file.as_raw_fd()])?;
     submitter.register_eventfd(wake.as_fd().as_raw_fd())
-}
-
-/// As [`new_ring`], but kept from forked children, which would keep the pool's file open with it, and so its
-/// lock.
-fn private_ring(depth: u32) -> io::Result<Private<IoUring>> {
-    let ring = Private::with_file(|| new_ring(depth), AsRawFd::as_raw_fd)?;
-    Ok(ring.closed_apart())
-}
-
-fn new_ring(depth: u32) -> io::Result<IoUring> {
-    match cooperative_ring(depth) {
-        Err(error) if is_unknown(&error) => IoUring::builder().dontfork().build(depth),
-        other => other,
-    }
-}
-
-/// Makes a ring whose results the kernel makes when the worker calls it anyway, instead of interrupting the
-/// worker, and which goes on with the next operation when one is refused.
-fn cooperative_ring(depth: u32) -> io::Result<IoUring> {
-    IoUring::builder()
-        .dontfork()
-        .setup_coop_taskrun()
-        .setup_taskrun_flag()
-        .setup_submit_all()
-        .build(depth)
-}
-
-/// Whether the kernel does not know what was asked for.
-fn is_unknown(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EINVAL)
-}
-
-/// Finds out now what a sandbox that lets a ring be made may still refuse, and what an old
-/// kernel lacks.
-fn check_operations(ring: &mut IoUring) -> io::Result<()> {
-    let mut probe = Probe::new();
-    ring.submitter().register_probe(&mut probe)?;
-    if !probe.is_supported(opcode::Read::CODE) || !probe.is_supported(opcode::Write::CODE) {
-        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
-    }
-    // SAFETY: the operation names no memory.
-    let pushed = unsafe { ring.submission().push(&opcode::Nop::new().build()) };
-    pushed.map_err(io::Error::other)?;
-    ring.submit_and_wait(1)?;
-    match ring.completion().next() {
-        Some(entry) if entry.result() == 0 => Ok(()),
-        Some(entry) => Err(io::Error::from_raw_os_error(-entry.result())),
-        None => Err(io::Error::other("an operation did not end")),
-    }
 }
 
 /// Whether the same call may succeed later.
