@@ -297,10 +297,23 @@ pub struct RuntimeStatus {
     pub changing: Vec<ChangingPool>,
     /// Modules in use and modules that are linked into the runtime, in order of name.
     pub modules: Vec<ModuleInfo>,
+    /// What its process has given up, or not. Only operators are told.
+    pub restrictions: Vec<Restriction>,
     /// Its log. Only operators are told.
     pub log: LogStatus,
     /// Whether the asking session has operators' rights.
     pub is_operator: bool,
+}
+
+/// Something that the runtime's process has given up, so that whoever gets hold of it cannot do it either.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restriction {
+    /// What it is about, for example `paths`.
+    pub name: String,
+    /// Whether all of it is in force.
+    pub in_force: bool,
+    /// What was given up, or why it was not.
+    pub text: String,
 }
 
 /// The most pools of [`RuntimeStatus::changing`].

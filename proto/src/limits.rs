@@ -1,7 +1,7 @@
 //! The numbers that both sides of a boundary rely on, and the inequalities between them.
 
 /// Version of the control messages and of the meaning of tasks. Checked at connection.
-pub const PROTOCOL_VERSION: u32 = 9;
+pub const PROTOCOL_VERSION: u32 = 10;
 
 /// Version of the shared-memory layout (see `docs/SHARED_MEMORY.md`). Checked at connection.
 pub const LAYOUT_VERSION: u32 = 3;

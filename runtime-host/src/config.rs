@@ -113,7 +113,8 @@ impl Config {
     }
 
     /// Whether modules may open any path that operators name.
-    pub(crate) fn opens_any_path(&self) -> bool {
+    #[must_use]
+    pub fn opens_any_path(&self) -> bool {
         let is_reached_by_nobody = self.socket.is_none() && self.listen.is_empty();
         self.allow_paths.is_empty() && (is_reached_by_nobody || !self.serves_others())
     }
@@ -126,7 +127,9 @@ impl Config {
         admits_others || nix::unistd::Uid::effective().is_root()
     }
 
-    pub(crate) fn effective_worker_count(&self) -> usize {
+    /// The number of workers that a host has.
+    #[must_use]
+    pub fn effective_worker_count(&self) -> usize {
         match self.worker_count {
             0 => default_worker_count(
                 std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

@@ -1,11 +1,11 @@
 //! The control side of a host: what its threads share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use chimaera_chimod::abi::HostVTable;
-use chimaera_proto::admin::Method;
+use chimaera_proto::admin::{Method, Restriction};
 use chimaera_thread::NoThread;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
@@ -41,6 +41,8 @@ pub(crate) struct ControlSide {
     /// Through which replies of the control side's threads come to clients' memory.
     pub(crate) replies: ReplyGate,
     pub(crate) started: Instant,
+    /// What the process has given up; not set as long as whoever runs the host has not said it.
+    pub(crate) restrictions: OnceLock<Vec<Restriction>>,
     /// Tells the log of pools that clients do not get.
     pub(crate) refused_pools: RefusedPools,
     /// The table points to the inboxes, so it is dropped first.

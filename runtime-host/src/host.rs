@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use chimaera_chimod::ModuleError;
 use chimaera_fork::{Private, ProcessIdentity};
 use chimaera_proto::Status;
+use chimaera_proto::admin::Restriction;
 use chimaera_shm::{Doorbell, barrier, check_memory};
 use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -88,6 +89,7 @@ impl Host {
             ending: Ending::within(config.stop_timeout),
             replies: ReplyGate::default(),
             started: Instant::now(),
+            restrictions: OnceLock::new(),
             refused_pools: RefusedPools::default(),
             table: Arc::new(inboxes.table()),
             inboxes: Arc::clone(&inboxes),
@@ -159,6 +161,11 @@ impl Host {
             worker.run(&inboxes);
         };
         Ok(thread::spawn(format!("chimaera-worker-{index}"), run)?)
+    }
+
+    /// Has the host tell operators what this process has given up. Only the first call counts.
+    pub fn tell_restrictions(&self, restrictions: Vec<Restriction>) {
+        let _ = self.shared.restrictions.set(restrictions);
     }
 
     /// Connects the calling process to its own host: gives the client's end of a connection.

@@ -50,12 +50,14 @@ mod worker;
 mod worker_inboxes;
 
 pub use accounts::{Amounts, Limits, Resource};
+pub use chimaera_proto::admin::Restriction;
 pub use config::{Config, Operators, Polling, UsersCeiling, UsersSocket};
 pub use control::listener::{DaemonProcess, check_socket_path, process_at, served_by};
 pub use error::{HostError, show_process};
 pub use host::Host;
 pub use lock::holder::lock_holder;
 pub use lock::{DaemonEnd, LockFile};
+pub use modules::LibraryFolders;
 pub use processors::check_processors;
 pub use speakers::log_panic;
 pub use stop::Stopper;

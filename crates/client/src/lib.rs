@@ -136,8 +136,8 @@ pub use chimaera_chimod::Module;
 pub use chimaera_proto as proto;
 pub use chimaera_proto::admin::{
     AttachPool, ChangingPool, GetOrCreatePool, LogLine, LogStatus, ModuleInfo, ModuleReplacement,
-    PoolChoice, PoolInfo, PoolKey, PoolList, PoolName, PoolStep, RuntimeStatus, SetPermissions,
-    Severity,
+    PoolChoice, PoolInfo, PoolKey, PoolList, PoolName, PoolStep, Restriction, RuntimeStatus,
+    SetPermissions, Severity,
 };
 pub use chimaera_proto::ids::ParsePoolIdError;
 pub use chimaera_proto::socket_path::{SocketPlace, default_socket_path};

@@ -20,7 +20,10 @@ pub(crate) struct Rule {
 pub(crate) enum When {
     Always,
     /// An argument is not this.
-    Not { argument: u32, value: u32 },
+    Not {
+        argument: u32,
+        value: u32,
+    },
     /// These bits of an argument are this.
     Bits {
         argument: u32,
@@ -28,11 +31,19 @@ pub(crate) enum When {
         value: u32,
     },
     /// One of these bits of an argument is set.
-    Any { argument: u32, mask: u32 },
+    Any {
+        argument: u32,
+        mask: u32,
+    },
     /// None of these bits of an argument is set.
-    None { argument: u32, mask: u32 },
+    None {
+        argument: u32,
+        mask: u32,
+    },
     /// An argument that is an address is not zero.
-    Address { argument: u32 },
+    Address {
+        argument: u32,
+    },
 }
 
 /// Places in `struct seccomp_data` of `linux/seccomp.h`.
@@ -130,16 +141,12 @@ fn test(rule: &Rule) -> Program {
             jump(IF_EQUAL, value, 0, 1),
             refusal,
         ],
-        When::Any { argument, mask } => vec![
-            step(LOAD, low(argument)),
-            jump(IF_ANY, mask, 0, 1),
-            refusal,
-        ],
-        When::None { argument, mask } => vec![
-            step(LOAD, low(argument)),
-            jump(IF_ANY, mask, 1, 0),
-            refusal,
-        ],
+        When::Any { argument, mask } => {
+            vec![step(LOAD, low(argument)), jump(IF_ANY, mask, 0, 1), refusal]
+        }
+        When::None { argument, mask } => {
+            vec![step(LOAD, low(argument)), jump(IF_ANY, mask, 1, 0), refusal]
+        }
         When::Address { argument } => vec![
             step(LOAD, low(argument)),
             jump(IF_EQUAL, 0, 0, 2),

@@ -3,7 +3,7 @@
 //! Whoever gets a daemon to run code of theirs has what the process has. So it gives up, before its first thread, what
 //! nothing of it needs: capabilities ([`capabilities`]), files and network (`paths`, by Landlock), system calls
 //! (`calls`, by seccomp). Later threads and processes inherit that. What only the start needs is given up by
-//! [`Sandbox::settle`], in all threads.
+//! [`Confinement::settle`], in all threads.
 //!
 //! Laws of this crate:
 //! - It knows nothing of hosts and modules: it is told what is needed.
@@ -89,13 +89,13 @@ const SWITCHED_OFF: &str = "switched off by";
 
 /// What a process has given up.
 #[derive(Debug)]
-pub struct Sandbox {
+pub struct Confinement {
     measures: Vec<Measure>,
     /// Whether system calls are refused, so that more of them can be.
     filters: bool,
 }
 
-impl Sandbox {
+impl Confinement {
     /// Takes from this thread, and from those that it starts, what is not needed. The first thread of a process calls
     /// this before any other is there.
     #[must_use]

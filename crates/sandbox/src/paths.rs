@@ -98,7 +98,9 @@ fn apply(files: &Files) -> Result<(LandlockStatus, Vec<PathBuf>), RulesetError> 
 /// What is in force under a version of Landlock, and what the kernel does not have.
 fn said(version: i32, files: &Files, missing: &[PathBuf]) -> Vec<Measure> {
     if version < 1 {
-        return unrestricted("this kernel has no Landlock (Linux 5.13), or it is not enabled there");
+        return unrestricted(
+            "this kernel has no Landlock (Linux 5.13), or it is not enabled there",
+        );
     }
     let network = match version {
         ..4 => Measure::missing(
@@ -137,7 +139,9 @@ fn said_of_files(version: i32, files: &Files, missing: &[PathBuf]) -> Measure {
     };
     // A file that is not opened for writing may be cut off until Linux 6.2.
     let cut = match version {
-        ..3 => "; files elsewhere can be cut off: this kernel's Landlock does not know that (Linux 6.2 does)",
+        ..3 => {
+            "; files elsewhere can be cut off: this kernel's Landlock does not know that (Linux 6.2 does)"
+        }
         _ => "",
     };
     let text = format!(

@@ -294,6 +294,7 @@ impl ControlSide {
             changing.clear();
             log.recent.clear();
         }
+        let restrictions = self.restrictions.get().filter(|_| caller.is_operator());
         RuntimeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process_id: std::process::id(),
@@ -305,6 +306,7 @@ impl ControlSide {
             changing_count: changing_count as u32,
             changing,
             modules: self.modules.list(),
+            restrictions: restrictions.cloned().unwrap_or_default(),
             log,
             is_operator: caller.is_operator(),
         }

@@ -49,6 +49,44 @@ pub(crate) struct Modules {
     used: Mutex<BTreeMap<String, Arc<UsedModule>>>,
 }
 
+/// Where a host looks for libraries of modules.
+#[derive(Clone, Debug)]
+pub struct LibraryFolders {
+    /// Folders that the operator named: a library there is used in the place of a module that is linked in.
+    pub named: Vec<PathBuf>,
+    /// Folders beside the program.
+    pub beside: Vec<PathBuf>,
+}
+
+impl LibraryFolders {
+    /// Those of a host with this configuration.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let mut named = config.plugin_folders.clone();
+        if let Some(value) = trusted_variable(FOLDERS_VARIABLE) {
+            named.extend(std::env::split_paths(&value).filter(|path| !path.as_os_str().is_empty()));
+        }
+        // Made absolute, since the process may change its working folder while the host runs.
+        let named = named.into_iter().map(whole_path).collect();
+        let program = std::env::current_exe().ok();
+        // An installed program's libraries lie in `../lib/chimaera`, a built one's beside it.
+        let beside = program.as_deref().and_then(Path::parent).map(|folder| {
+            let prefix = folder.parent().unwrap_or(folder);
+            vec![prefix.join("lib/chimaera"), folder.to_path_buf()]
+        });
+        Self {
+            named,
+            beside: beside.unwrap_or_default(),
+        }
+    }
+
+    /// Whether a library takes the place of a module that is linked in.
+    #[must_use]
+    pub fn replace(&self, module: &str) -> bool {
+        find(&self.named, module).is_some()
+    }
+}
+
 /// A module that is in use.
 #[derive(Debug)]
 struct UsedModule {
@@ -80,22 +118,11 @@ impl ModuleLocation {
 impl Modules {
     /// The modules that a host with this configuration can use.
     pub(crate) fn new(config: &Config) -> Self {
-        let mut named = config.plugin_folders.clone();
-        if let Some(value) = trusted_variable(FOLDERS_VARIABLE) {
-            named.extend(std::env::split_paths(&value).filter(|path| !path.as_os_str().is_empty()));
-        }
-        // Made absolute, since the process may change its working folder while the host runs.
-        let named = named.into_iter().map(whole_path).collect();
-        let program = std::env::current_exe().ok();
-        // An installed program's libraries lie in `../lib/chimaera`, a built one's beside it.
-        let beside = program.as_deref().and_then(Path::parent).map(|folder| {
-            let prefix = folder.parent().unwrap_or(folder);
-            vec![prefix.join("lib/chimaera"), folder.to_path_buf()]
-        });
+        let LibraryFolders { named, beside } = LibraryFolders::new(config);
         Self {
             named,
             linked: config.modules.clone(),
-            beside: beside.unwrap_or_default(),
+            beside,
             opened: opened(config),
             warns_of_open_paths: config.warns_of_open_paths(),
             loading: Mutex::default(),

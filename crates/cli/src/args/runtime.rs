@@ -111,6 +111,23 @@ pub(crate) struct StartArguments {
     )]
     pub(crate) stop_timeout: u32,
 
+    /// How many of io_uring's rings the daemon makes, at its start: one for each worker of each pool on a file; any: as
+    /// many as are needed, whenever they are [default: 32 for each worker; any, if a library replaces chimaera_bdev]
+    #[arg(long, value_name = "N|any", value_parser = rings)]
+    pub(crate) rings: Option<Rings>,
+
+    /// Let the daemon open every path that its user may, and every connection
+    #[arg(long)]
+    pub(crate) no_landlock: bool,
+
+    /// Let the daemon make every system call
+    #[arg(long)]
+    pub(crate) no_seccomp: bool,
+
+    /// Let root's daemon keep all of root's rights
+    #[arg(long)]
+    pub(crate) keep_capabilities: bool,
+
     /// Return once the daemon serves, and leave it running in the background
     #[arg(long)]
     pub(crate) detach: bool,
@@ -143,6 +160,25 @@ fn amount(text: &str) -> Result<(Resource, u64), String> {
     let resource = Resource::from_name(name)
         .ok_or_else(|| format!("there is no resource {name:?} to limit, but {}", names()))?;
     Ok((resource, parse_size(amount)?))
+}
+
+/// Which of io_uring's rings a daemon makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rings {
+    /// So many at its start, and none later.
+    Stock(u16),
+    /// Those that are needed, whenever they are.
+    Any,
+}
+
+fn rings(text: &str) -> Result<Rings, String> {
+    match text {
+        "any" => Ok(Rings::Any),
+        number => number
+            .parse()
+            .map(Rings::Stock)
+            .map_err(|_| "it is a number of at most 65535, or any".to_owned()),
+    }
 }
 
 fn module_name(text: &str) -> Result<String, NotAModuleName> {

@@ -4,9 +4,12 @@
 //! - No reader of the daemon's output can hold the daemon up or make it fail: one thread writes the log
 //!   ([`chimaera_runtime::log`]), and another one everything else ([`announcer`]). No other code of the daemon writes
 //!   to standard output or standard error.
+//! - What the process does not need it gives up before its first thread ([`confinement`]), and what only its start needs
+//!   before it says that it serves.
 //! - No signal that a process can survive ends the daemon before its pools are flushed ([`signals`]).
 
 mod announcer;
+mod confinement;
 mod detach;
 mod logging;
 mod signals;
@@ -17,6 +20,7 @@ use std::time::Duration;
 use chimaera_client::proto::socket_path::{SYSTEM_SOCKET, SYSTEM_USERS_SOCKET};
 use chimaera_runtime::log::{self, Thresholds};
 use chimaera_runtime::{Config, Host, HostError, Limits, UsersSocket};
+use chimaera_sandbox::Confinement;
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -44,7 +48,7 @@ pub(crate) fn run(
 ) -> Result<(), CommandFailure> {
     chimaera_thread::share_heap_where_memory_is_limited();
     let log_file = arguments.detached_log.as_deref();
-    let (thresholds, announcer) = prepare(arguments).map_err(|failure| match log_file {
+    let prepared = prepare(arguments, socket).map_err(|failure| match log_file {
         // The process that has started the daemon reads standard output. There is no other thread yet that a slow
         // reader could hold up.
         Some(_) => {
@@ -53,9 +57,21 @@ pub(crate) fn run(
         }
         None => failure,
     })?;
+    let Prepared {
+        thresholds,
+        config,
+        limit_raised,
+        confinement,
+        announcer,
+    } = prepared;
     let mut hangs = false;
     let result = logging::start(thresholds, log_file).and_then(|_log| {
-        let served = serve(arguments, socket, &announcer);
+        let served = serve(
+            arguments,
+            (socket, &config),
+            (limit_raised, confinement),
+            &announcer,
+        );
         hangs = matches!(served, Err(Ended::Hangs(_)));
         served.map_err(|ended| match ended {
             // The log may belong to the daemon that serves here.
@@ -87,15 +103,58 @@ pub(crate) fn run(
     })
 }
 
+/// What a daemon has before it starts its host.
+struct Prepared {
+    thresholds: Thresholds,
+    config: Config,
+    /// Whether the limit of open files could be raised.
+    limit_raised: nix::Result<()>,
+    confinement: Confinement,
+    announcer: Announcer,
+}
+
 /// Prepares a daemon up to its announcer. A failure before that is reported without one.
-fn prepare(arguments: &StartArguments) -> Result<(Thresholds, Announcer), CommandFailure> {
+fn prepare(arguments: &StartArguments, socket: &Path) -> Result<Prepared, CommandFailure> {
     if let Some(parent) = arguments.with_parent {
         end_with(parent)?;
     }
     let thresholds = logging::thresholds()?;
-    // Before any thread is there, so that every thread inherits it.
+    // Before the configuration, which shares out what there may be.
+    let limit_raised = raise_file_limit();
+    // Here all names are looked up, which may load libraries and open connections.
+    let config = config(arguments, socket)?;
+    // Before any thread is there, so that every thread inherits both.
     signals::block()?;
-    Ok((thresholds, Announcer::start()?))
+    let confinement = confinement::enter(arguments, &config);
+    Ok(Prepared {
+        thresholds,
+        config,
+        limit_raised,
+        confinement,
+        announcer: Announcer::start()?,
+    })
+}
+
+/// The configuration of the daemon's host.
+fn config(arguments: &StartArguments, socket: &Path) -> Result<Config, CommandFailure> {
+    let plugin_folders = arguments.plugin_dir.iter().map(|path| absolute(path));
+    let operators = users::operators(&arguments.operators)
+        .map_err(|text| CommandFailure::usage(format!("--operators: {text}")))?;
+    Ok(Config {
+        socket: Some(socket.to_path_buf()),
+        operators,
+        listen: users_sockets(arguments, socket),
+        allow_paths: arguments.allow_path.clone(),
+        worker_count: arguments.workers.unwrap_or(0).into(),
+        pin_to: arguments.pin.clone(),
+        polling: arguments.polling.into(),
+        plugin_folders: plugin_folders.collect::<Result<_, _>>()?,
+        modules: vec![chimaera_bdev_runtime::module()],
+        opened_modules: arguments.modules.clone(),
+        opens_named_modules_only: true,
+        limits: limits(arguments),
+        stop_timeout: Duration::from_secs(arguments.stop_timeout.into()),
+    })
 }
 
 /// How a daemon has failed.
@@ -123,8 +182,12 @@ fn users_sockets(arguments: &StartArguments, socket: &Path) -> Vec<UsersSocket> 
 }
 
 /// Starts a host, serves until it is told to stop, and ends the host. The log is written until this returns.
-fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Result<(), Ended> {
-    let limit_raised = raise_file_limit();
+fn serve(
+    arguments: &StartArguments,
+    (socket, config): (&Path, &Config),
+    (limit_raised, mut confinement): (nix::Result<()>, Confinement),
+    announcer: &Announcer,
+) -> Result<(), Ended> {
     let is_detached = arguments.detached_log.is_some();
     let hangup = if is_detached {
         Hangup::ReopensTheLog
@@ -133,25 +196,6 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
     };
     // Signals are watched before there is anything that they could stop.
     let signals = signals::watch(hangup).map_err(Ended::NotStarted)?;
-    let plugin_folders = arguments.plugin_dir.iter().map(|path| absolute(path));
-    let plugin_folders: Result<_, _> = plugin_folders.collect();
-    let operators = users::operators(&arguments.operators)
-        .map_err(|text| Ended::NotStarted(CommandFailure::usage(format!("--operators: {text}"))))?;
-    let config = Config {
-        socket: Some(socket.to_path_buf()),
-        operators,
-        listen: users_sockets(arguments, socket),
-        allow_paths: arguments.allow_path.clone(),
-        worker_count: arguments.workers.unwrap_or(0).into(),
-        pin_to: arguments.pin.clone(),
-        polling: arguments.polling.into(),
-        plugin_folders: plugin_folders.map_err(Ended::NotStarted)?,
-        modules: vec![chimaera_bdev_runtime::module()],
-        opened_modules: arguments.modules.clone(),
-        opens_named_modules_only: true,
-        limits: limits(arguments),
-        stop_timeout: Duration::from_secs(arguments.stop_timeout.into()),
-    };
     if config.serves_others() {
         // No other process looks into this one, and no core dump has what users store.
         set_dumpable(false)
@@ -163,8 +207,10 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
     }
     // In the background the process that has started the daemon gives this notice.
     let notice = (!is_detached).then(|| WaitNotice::begin(|| "the daemon to serve".to_owned()));
-    let host = Host::start(&config).map_err(|error| Ended::NotStarted(error.into()))?;
+    let host = Host::start(config).map_err(|error| Ended::NotStarted(error.into()))?;
     drop(notice);
+    confinement.settle();
+    confinement::tell(&confinement, &host);
     if let Err(error) = limit_raised {
         log::warning(format_args!(
             "the limit of open files stays as it is: {error}"

@@ -40,7 +40,16 @@ struct StatusReport<'a> {
     modules: Vec<ModuleReport<'a>>,
     /// Pools whose files are not in their places, or not whole.
     lost_files: Vec<FileReport>,
+    restrictions: Vec<RestrictionReport<'a>>,
     log: LogReport<'a>,
+}
+
+/// What `status --json` prints of what the daemon has given up.
+#[derive(Serialize)]
+struct RestrictionReport<'a> {
+    name: &'a str,
+    in_force: bool,
+    text: &'a str,
 }
 
 /// What `status --json` prints of a pool that is being made or ended.
@@ -241,6 +250,15 @@ impl<'a> StatusReport<'a> {
                 .collect(),
             modules: status.modules.iter().map(ModuleReport::from).collect(),
             lost_files: lost_files(runtime),
+            restrictions: status
+                .restrictions
+                .iter()
+                .map(|restriction| RestrictionReport {
+                    name: &restriction.name,
+                    in_force: restriction.in_force,
+                    text: &restriction.text,
+                })
+                .collect(),
             log: LogReport::from(&status.log),
         }
     }
@@ -299,6 +317,17 @@ pub(super) fn status(
     let headings = iter::once("modules").chain(iter::repeat(""));
     for (module, heading) in report.modules.iter().zip(headings) {
         output::line(format_args!("{heading:<12}{module}"));
+    }
+    let headings = iter::once("gave up").chain(iter::repeat(""));
+    for (restriction, heading) in report.restrictions.iter().zip(headings) {
+        let RestrictionReport {
+            name,
+            in_force,
+            text,
+        } = restriction;
+        let text = output::printable(text);
+        let exception = if *in_force { "" } else { "not all: " };
+        output::line(format_args!("{heading:<12}{name}: {exception}{text}"));
     }
     report.log.show();
     Ok(())

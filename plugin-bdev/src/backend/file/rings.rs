@@ -61,7 +61,7 @@ pub(crate) fn stock(count: usize) -> (usize, Option<io::Error>) {
 }
 
 /// A ring that was checked, without a file and without operations in flight.
-pub(super) struct Ring {
+pub(super) struct KernelRing {
     /// `None` only while it is dropped.
     ring: Option<Private<IoUring>>,
     /// Operations that can be in flight.
@@ -70,7 +70,7 @@ pub(super) struct Ring {
     goes_back: bool,
 }
 
-impl Ring {
+impl KernelRing {
     /// A ring for so many operations in flight, or for fewer if it is from the stock.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl Ring {
     }
 }
 
-impl Deref for Ring {
+impl Deref for KernelRing {
     type Target = IoUring;
 
     fn deref(&self) -> &IoUring {
@@ -110,13 +110,13 @@ impl Deref for Ring {
     }
 }
 
-impl DerefMut for Ring {
+impl DerefMut for KernelRing {
     fn deref_mut(&mut self) -> &mut IoUring {
         self.ring.as_mut().expect("there until it is dropped")
     }
 }
 
-impl Drop for Ring {
+impl Drop for KernelRing {
     fn drop(&mut self) {
         let Some(ring) = self.ring.take() else {
             return;
@@ -124,7 +124,9 @@ impl Drop for Ring {
         // The kernel takes a ring apart at its leisure. This closes the file together with the pool; if it fails, the
         // file stays open until the ring's end.
         let unregistered = ring.submitter().unregister_files();
-        if !self.goes_back || unregistered.is_err() || ring.submitter().unregister_eventfd().is_err()
+        if !self.goes_back
+            || unregistered.is_err()
+            || ring.submitter().unregister_eventfd().is_err()
         {
             return;
         }
@@ -153,15 +155,17 @@ fn private_ring(depth: u32) -> io::Result<Private<IoUring>> {
 
 fn new_ring(depth: u32) -> io::Result<IoUring> {
     match cooperative_ring(depth) {
-        Err(error) if is_unknown(&error) => match restricted(IoUring::builder().dontfork(), depth) {
-            // Before Linux 5.10 no ring can be restricted.
-            Err(error) if is_unknown(&error) => {
-                let ring = IoUring::builder().dontfork().build(depth)?;
-                check_support(&ring)?;
-                Ok(ring)
+        Err(error) if is_unknown(&error) => {
+            match restricted(IoUring::builder().dontfork(), depth) {
+                // Before Linux 5.10 no ring can be restricted.
+                Err(error) if is_unknown(&error) => {
+                    let ring = IoUring::builder().dontfork().build(depth)?;
+                    check_support(&ring)?;
+                    Ok(ring)
+                }
+                other => other,
             }
-            other => other,
-        },
+        }
         other => other,
     }
 }
@@ -233,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    fn result(ring: &mut Ring, entry: &Entry) -> i32 {
+    fn result(ring: &mut KernelRing, entry: &Entry) -> i32 {
         // SAFETY: the operations of this test are refused, or name memory of static life.
         unsafe { ring.submission().push(entry) }.expect("there is room");
         ring.submit_and_wait(1).expect("the kernel takes it");
@@ -242,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_ring_reads_and_writes_its_file_and_does_nothing_else() {
-        let mut ring = match Ring::new(4) {
+        let mut ring = match KernelRing::new(4) {
             Ok(ring) => ring,
             Err(error) => return skipped("restricted rings", &error.to_string()),
         };
@@ -264,7 +268,10 @@ mod tests {
             let fixed = entry.flags(Flags::FIXED_FILE);
             let refused = result(&mut ring, &fixed);
             // The first of them is what is permitted, but for the place of its file.
-            assert!([-libc::EACCES, -libc::EBADF].contains(&refused), "{refused}");
+            assert!(
+                [-libc::EACCES, -libc::EBADF].contains(&refused),
+                "{refused}"
+            );
         }
         let refused = ring.submitter().register_probe(&mut Probe::new());
         let refused = refused.expect_err("only files and who is woken are registered");

@@ -106,9 +106,7 @@ pub(super) fn choose<T>(
         return Ok((make(asked)?, asked));
     }
     let (first, second) = match preferred {
-        IoEngine::Auto if direct && !interrupts_workers() => {
-            (IoEngine::IoUring, IoEngine::Libaio)
-        }
+        IoEngine::Auto if direct && !interrupts_workers() => (IoEngine::IoUring, IoEngine::Libaio),
         IoEngine::IoUring => (IoEngine::IoUring, IoEngine::Libaio),
         IoEngine::Auto | IoEngine::Libaio => (IoEngine::Libaio, IoEngine::IoUring),
     };

@@ -22,14 +22,14 @@ use io_uring::{EnterFlags, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
 use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
-use super::rings::Ring;
+use super::rings::KernelRing;
 
 /// Where the ring's table of files holds the pool's.
 const POOL_FILE: Fixed = Fixed(0);
 
 /// A ring on one file.
 pub(super) struct Uring {
-    ring: Ring,
+    ring: KernelRing,
     file: PoolFile,
     wake: Arc<EventFd>,
     depth: usize,
@@ -52,7 +52,7 @@ impl Uring {
     /// # Errors
     /// The kernel's, if it refuses anything that the engine needs.
     pub(super) fn new(file: PoolFile, wake: Arc<EventFd>, depth: u32) -> io::Result<Self> {
-        let ring = Ring::new(depth)?;
+        let ring = KernelRing::new(depth)?;
         register(&ring, &file, &wake)?;
         Ok(Self {
             depth: ring.depth() as usize,
@@ -116,7 +116,7 @@ impl Uring {
     fn renew(&mut self) -> io::Result<()> {
         // What it holds would start when the next pool submits.
         self.ring.spoil();
-        let ring = Ring::new(self.depth as u32)?;
+        let ring = KernelRing::new(self.depth as u32)?;
         register(&ring, &self.file, &self.wake)?;
         self.depth = self.depth.min(ring.depth() as usize);
         self.ring = ring;
@@ -250,7 +250,7 @@ fn queue_entry(command: &DeviceCommand) -> squeue::Entry {
 }
 
 /// Tells a ring of the pool's file, and whom to wake.
-fn register(ring: &Ring, file: &File, wake: &EventFd) -> io::Result<()> {
+fn register(ring: &KernelRing, file: &File, wake: &EventFd) -> io::Result<()> {
     let submitter = ring.submitter();
     submitter.register_files(&[file.as_raw_fd()])?;
     submitter.register_eventfd(wake.as_fd().as_raw_fd())
