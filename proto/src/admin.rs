@@ -275,7 +275,7 @@ impl PoolInfo {
 }
 
 /// What the host knows of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeStatus {
     /// Version of the runtime.
     pub version: String,
@@ -289,6 +289,8 @@ pub struct RuntimeStatus {
     pub session_count: u32,
     /// Whether it is stopping: it takes no more tasks, and ends its pools.
     pub is_stopping: bool,
+    /// Seconds that its end may take, before it gives up what hangs.
+    pub stop_timeout_seconds: u64,
     /// Pools that can be used, the admin pool not counted.
     pub pool_count: u32,
     /// Pools that are being made or ended.
@@ -303,6 +305,8 @@ pub struct RuntimeStatus {
     pub log: LogStatus,
     /// Whether the asking session has operators' rights.
     pub is_operator: bool,
+    /// How many modules and lines of the log are left out, as the answer has no room for them.
+    pub left_out: u32,
 }
 
 /// Something that the runtime's process has given up, so that whoever gets hold of it cannot do it either.

@@ -14,6 +14,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::admin::RuntimeStatus;
 use crate::codec::{self, CodecError};
 use crate::limits::{LAYOUT_VERSION, MAX_CONTROL_MESSAGE_BYTES, PROTOCOL_VERSION};
 use crate::status::Status;
@@ -58,6 +59,17 @@ pub enum ControlRequest {
         /// The file's number, of the client's choice.
         number: u64,
     },
+    /// Asks for the daemon's status. For operators, on a connection through their socket that opens no session: there it
+    /// comes in the place of the hello, and only [`Self::Stop`] may come besides.
+    GetStatus {
+        /// Whether the answer is to wait until the modules' files were looked at, which may take as long as a file
+        /// system likes. Else it says what was seen last.
+        looks_at_files: bool,
+    },
+    /// Stops the daemon: it takes no more tasks, completes those in flight, flushes and ends its pools, and answers when
+    /// that is done or was given up. For operators, as [`Self::GetStatus`]. Repeated before it is answered it does
+    /// nothing but move the answer to the new request.
+    Stop,
 }
 
 /// The most files that a session can have offered that are not used yet.
@@ -85,6 +97,10 @@ pub enum ControlReply {
     SegmentAdded,
     /// To [`ControlRequest::OfferFile`].
     FileOffered,
+    /// To [`ControlRequest::GetStatus`].
+    Status(Box<RuntimeStatus>),
+    /// To [`ControlRequest::Stop`]: every pool was flushed and has ended. The answer that some were not is a refusal.
+    Stopped,
     /// To any request that was not carried out. After a refused hello, and with [`NO_REQUEST`], the connection ends.
     Refused {
         /// What kind of refusal.

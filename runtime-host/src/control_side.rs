@@ -1,7 +1,7 @@
 //! The control side of a host: what its threads share.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use chimaera_chimod::abi::HostVTable;
@@ -98,8 +98,10 @@ pub(crate) struct ControlThreads {
     changes: Jobs,
     /// Answers what is known at once: people ask for that when everything else hangs.
     answers: Jobs,
+    /// Look at files on behalf of those who ask for the status: that takes as long as a file system likes.
+    pub(crate) looks: Jobs,
     /// Stops the runtime.
-    stop: Jobs,
+    pub(crate) stop: Jobs,
     /// End pools because the runtime stops, each on its own: one that hangs keeps no other from being flushed.
     pub(crate) ends: Jobs,
     /// Closes files that clients sent, which may block for ever.
@@ -123,6 +125,7 @@ impl ControlThreads {
             jobs: Jobs::start("chimaera-job", MAX_THREADS, SHARE)?,
             changes: Jobs::start("chimaera-change", MAX_THREADS, SHARE)?,
             answers: Jobs::start("chimaera-answer", 1, Share::all(1))?,
+            looks: Jobs::start("chimaera-look", 1, Share::all(1))?,
             stop: Jobs::start("chimaera-stop", 1, Share::all(1))?,
             ends: Jobs::start("chimaera-end", MAX_THREADS, all)?,
             closers: Jobs::start("chimaera-close", MAX_THREADS, all)?,
@@ -134,11 +137,10 @@ impl ControlThreads {
         match method {
             Method::GetOrCreatePool | Method::DestroyPool | Method::FlushPools => &self.jobs,
             Method::AttachPool | Method::SetPermissions => &self.changes,
-            Method::Ping
-            | Method::ListPools
-            | Method::FindPool
-            | Method::GetStatus
-            | Method::ListSessions => &self.answers,
+            Method::Ping | Method::ListPools | Method::FindPool | Method::ListSessions => {
+                &self.answers
+            }
+            Method::GetStatus => &self.looks,
             Method::StopRuntime => &self.stop,
         }
     }

@@ -52,6 +52,11 @@ impl Ending {
         }
     }
 
+    /// How long the end may take in all.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Notes that the end begins, unless it has begun already. Gives when it has to be over.
     pub(crate) fn begin(&self) -> Instant {
         *self.begun.get_or_init(Instant::now) + self.patience

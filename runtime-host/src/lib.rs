@@ -44,6 +44,7 @@ mod routing;
 mod session;
 mod sessions;
 mod speakers;
+mod status;
 mod stop;
 pub mod trusted_path;
 mod worker;

@@ -3,7 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use chimaera_chimod::ModuleError;
 use chimaera_fork::Private;
+use chimaera_proto::admin::ModuleInfo;
 use chimaera_proto::{Completion, Permissions, PoolId};
 use chimaera_shm::{Doorbell, Lane};
 use crossbeam::channel::Sender;
@@ -74,6 +76,17 @@ pub(crate) enum ControlEvent {
     DescriptorFreed,
     /// End every session, then the thread.
     Stop,
+    /// The modules' files were looked at for this request.
+    ModulesListed {
+        connection: u64,
+        number: u64,
+        modules: Vec<ModuleInfo>,
+    },
+    /// All pools have ended or were given up, as this connection has asked.
+    PoolsEnded {
+        connection: u64,
+        result: Result<(), ModuleError>,
+    },
     /// Do not wait for the rest of the sessions any more, of which those stay that may have operations under way, with
     /// `keeps_all` all.
     LetGo { keeps_all: bool, done: Sender<()> },

@@ -216,23 +216,6 @@ fn a_pool_that_waits_for_an_order_is_told_apart_from_one_that_waits_for_tasks() 
 }
 
 #[test]
-fn a_stop_that_comes_no_further_gives_up_and_says_how_the_daemon_is_ended() {
-    let mut daemon = Daemon::start();
-    Faulty::whose_flush_waits(&daemon.connect(), Path::new("/nowhere/at all"));
-    let said = daemon.run(&["runtime", "stop"]).failure(FAILED);
-    let process = daemon.process_id();
-    for words in [
-        "which waits for pool faulty 6666.0 of module chimaera_faulty, which is being flushed",
-        "has not come further for 30 s",
-        &format!("`kill {process}` twice, more than a second apart"),
-    ] {
-        assert!(said.contains(words), "{words}: {said}");
-    }
-    daemon.insist(Signal::SIGTERM);
-    assert_eq!(daemon.wait().0, Some(FAILED));
-}
-
-#[test]
 fn a_stop_whose_daemon_is_killed_or_cut_short_says_that_it_has_not_finished() {
     let kills: [fn(&Daemon); 2] = [
         |daemon| daemon.signal(Signal::SIGKILL),

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chimaera_bdev_client::{Error, Status};
-use chimaera_client::{ConnectOptions, Runtime, SocketPlace, Task};
+use chimaera_client::{
+    ConnectOptions, OperatorConnection, Runtime, RuntimeStatus, SocketPlace, Task,
+};
 use chimaera_runtime::{process_at, show_process};
 use chimaera_thread::standstill::Standstill;
 use nix::errno::Errno;
@@ -36,11 +38,42 @@ pub(crate) fn connect_small(daemon: &DaemonArguments) -> Result<Runtime, Error> 
     connect_with(ConnectOptions::new().buffer_bytes(SMALL_BYTES), daemon)
 }
 
-fn connect_with(options: ConnectOptions, daemon: &DaemonArguments) -> Result<Runtime, Error> {
-    let options = match daemon.any_user {
+/// As [`connect_small`], without a word to the user, if the daemon answers within this time.
+pub(crate) fn connect_briefly(
+    daemon: &DaemonArguments,
+    patience: Duration,
+) -> Result<Runtime, Error> {
+    let options = ConnectOptions::new().buffer_bytes(SMALL_BYTES);
+    let options = options_of(options, daemon).control_patience(patience);
+    match &daemon.place.socket {
+        Some(path) => options.connect_to(path),
+        None => options.connect(),
+    }
+}
+
+/// Connects as an operator, without a session, and asks for the daemon's status.
+pub(crate) fn connect_as_operator(
+    daemon: &DaemonArguments,
+) -> Result<(OperatorConnection, RuntimeStatus), Error> {
+    let options = options_of(ConnectOptions::new(), daemon);
+    let _notice = WaitNotice::begin(answer_of(daemon));
+    let connection = match &daemon.place.socket {
+        Some(path) => options.connect_to_as_operator(path),
+        None => options.connect_as_operator(),
+    }?;
+    let status = connection.status()?;
+    Ok((connection, status))
+}
+
+fn options_of(options: ConnectOptions, daemon: &DaemonArguments) -> ConnectOptions {
+    match daemon.any_user {
         true => options.trust_any_user(),
         false => options,
-    };
+    }
+}
+
+fn connect_with(options: ConnectOptions, daemon: &DaemonArguments) -> Result<Runtime, Error> {
+    let options = options_of(options, daemon);
     let _notice = WaitNotice::begin(answer_of(daemon));
     match &daemon.place.socket {
         Some(path) => options.connect_to(path),
@@ -65,14 +98,21 @@ pub(crate) fn explain(error: Error, daemon: &DaemonArguments) -> CommandFailure 
 ///
 /// # Errors
 /// The question fails, or is not answered within [`PATIENCE`].
-pub(crate) fn ask<T>(mut question: Task<T>, daemon: &DaemonArguments) -> Result<T, CommandFailure> {
+pub(crate) fn ask<T>(question: Task<T>, daemon: &DaemonArguments) -> Result<T, CommandFailure> {
+    in_time(question, daemon).map_err(|error| match error.status() {
+        Status::Busy => no_answer(error, daemon),
+        _ => error.into(),
+    })
+}
+
+/// As [`ask`]; [`Status::Busy`] where no answer comes in time.
+pub(crate) fn in_time<T>(mut question: Task<T>, daemon: &DaemonArguments) -> Result<T, Error> {
     let _notice = WaitNotice::begin(answer_of(daemon));
     match question.wait_timeout(PATIENCE) {
         Some(answer) => Ok(answer.map_err(|error| error.error)?),
         None => {
             let error = Error::new(Status::Busy, "asking the runtime");
-            let text = format!("the daemon did not answer for {PATIENCE:?}");
-            Err(no_answer(error.with_account(text), daemon))
+            Err(error.with_account(format!("the daemon did not answer for {PATIENCE:?}")))
         }
     }
 }

@@ -207,7 +207,25 @@ impl ControlSocket {
         since: Instant,
         operation: &str,
     ) -> Result<(ControlReply, Option<OwnedFd>), RequestError> {
-        let deadline = since + self.reply_timeout;
+        self.request_by(request, file, since + self.reply_timeout, operation)
+    }
+
+    /// How long a request may take.
+    pub(crate) fn reply_timeout(&self) -> Duration {
+        self.reply_timeout
+    }
+
+    /// As [`Self::request`], until this deadline.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn request_by(
+        &self,
+        request: &ControlRequest,
+        file: Option<BorrowedFd<'_>>,
+        deadline: Instant,
+        operation: &str,
+    ) -> Result<(ControlReply, Option<OwnedFd>), RequestError> {
         let exchanges = self.exchanges.try_lock_until(deadline);
         let Some(mut exchanges) = exchanges.filter(|_| Instant::now() < deadline) else {
             return Err(RequestError::unsettled(self.no_answer(operation)));

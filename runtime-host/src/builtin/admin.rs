@@ -4,14 +4,13 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use chimaera_chimod::abi::RawTask;
 use chimaera_chimod::{ModuleError, Request};
 use chimaera_proto::accounts::ListSessions;
 use chimaera_proto::admin::{
     AttachPool, DestroyPool, FindPool, FlushPools, ListPools, Method, PoolChoice, PoolInfo,
-    PoolKey, PoolList, PoolName, RuntimeStatus, SetPermissions,
+    PoolKey, PoolList, PoolName, SetPermissions,
 };
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, MAX_ERROR_TEXT_BYTES};
 use chimaera_proto::shown::quoted;
@@ -112,7 +111,9 @@ impl AdminJob {
                 log::info(format_args!("stopping, as {caller} asks"));
                 self.shared.end_all_pools()
             }),
-            Method::GetStatus => answer(request, |()| Ok(shared.status(caller))),
+            Method::GetStatus => answer(request, |()| {
+                Ok(shared.status(caller.is_operator(), shared.modules.list()))
+            }),
             Method::ListSessions => answer(request, |asked: ListSessions| {
                 Ok(shared.sessions.page(&asked, &shared.accounts, caller))
             }),
@@ -284,32 +285,6 @@ impl ControlSide {
             }
         }
         result
-    }
-
-    fn status(&self, caller: &Caller) -> RuntimeStatus {
-        let (changing_count, mut changing) = self.pools.changing();
-        let mut log = log::status();
-        if !caller.is_operator() {
-            // They name what is other users'.
-            changing.clear();
-            log.recent.clear();
-        }
-        let restrictions = self.restrictions.get().filter(|_| caller.is_operator());
-        RuntimeStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            process_id: std::process::id(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            worker_count: self.inboxes.by_worker.len() as u32,
-            session_count: self.session_count.load(Ordering::Relaxed),
-            is_stopping: self.pools.is_closed(),
-            pool_count: self.pools.count() as u32,
-            changing_count: changing_count as u32,
-            changing,
-            modules: self.modules.list(),
-            restrictions: restrictions.cloned().unwrap_or_default(),
-            log,
-            is_operator: caller.is_operator(),
-        }
     }
 }
 

@@ -60,6 +60,13 @@ impl Control {
             Ok(None) => {}
             Err(error) => {
                 self.reserve.note("a connection cannot be accepted", &error);
+                if max.is_none()
+                    && self.spare.spend()
+                    && let Ok(Some(socket)) = listener.accept()
+                {
+                    self.add_connection(socket, Some(max));
+                    return;
+                }
                 if self.reserve.spend()
                     && let Ok(Some(socket)) = listener.accept()
                     && let Ok(peer) = getsockopt(&socket, sockopt::PeerCredentials)
@@ -141,6 +148,12 @@ impl Control {
         self.next_id += 1;
         let process = match self.watch_process(id, &socket, peer) {
             Ok(process) => process,
+            // An operator is heard all the same: what asks about the daemon takes no further descriptor.
+            Err(Unserved::Shortage(error)) if standing == Standing::Operator => {
+                self.reserve
+                    .note("a client's process cannot be watched", &error);
+                None
+            }
             Err(unserved) => {
                 let _ = self.epoll.delete(&socket);
                 match unserved {

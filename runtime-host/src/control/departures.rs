@@ -26,7 +26,7 @@ impl Control {
             let _ = self.epoll.delete(&process);
         }
         match std::mem::replace(&mut connection.state, ConnectionState::Greeting) {
-            ConnectionState::Greeting => {
+            ConnectionState::Greeting | ConnectionState::Asking(_) => {
                 log::debug(format_args!(
                     "connection {id} of {} ended: {reason}",
                     connection.peer
@@ -121,7 +121,8 @@ impl Control {
             // It fails if the client has left already.
             let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
             // Told when the descriptor is free, if this thread waits for one.
-            let waiting = self.reserve.is_spent().then(|| Arc::clone(&self.events));
+            let waiting = (self.reserve.is_spent() || self.spare.is_spent())
+                .then(|| Arc::clone(&self.events));
             self.shared.threads.closers.run(move || {
                 drop(socket);
                 if let Some(events) = waiting {

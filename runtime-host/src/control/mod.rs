@@ -8,6 +8,7 @@ mod abandoning;
 mod arrivals;
 mod departures;
 pub(crate) mod listener;
+mod operators;
 mod refusal;
 pub(crate) mod requests;
 mod reserve;
@@ -33,7 +34,8 @@ use crate::log;
 use crate::messages::ControlEvent;
 use crate::session::Session;
 use listener::Listener;
-use reserve::Reserve;
+use operators::OperatorQuestions;
+use reserve::{OperatorsSpare, Reserve};
 
 /// Set in an event's number beside the index of an entrance: somebody wants to connect.
 const ENTRANCE: u64 = 1 << 61;
@@ -64,6 +66,7 @@ pub(crate) struct Control {
     operators: Operators,
     accepting: bool,
     reserve: Reserve,
+    spare: OperatorsSpare,
     connections: HashMap<u64, Connection>,
     /// Connections that were made last, in order, and when they are to have said hello. Some have, or have ended.
     greeting: VecDeque<(Instant, u64)>,
@@ -76,6 +79,8 @@ pub(crate) struct Control {
     has_logged_unwatched: bool,
     fault_shares: log::Shares,
     stopping: bool,
+    /// How many questions wait for a look at the modules' files.
+    looks: usize,
     /// Whether what is left of the connections is left to the kernel.
     has_let_go: bool,
 }
@@ -103,6 +108,8 @@ struct Connection {
 enum ConnectionState {
     /// The client has not said hello yet.
     Greeting,
+    /// An operator asks without a session.
+    Asking(OperatorQuestions),
     Open(OpenSession),
     /// The session has ended, and some workers have not released it yet.
     Closing {
@@ -146,6 +153,7 @@ impl Control {
             operators,
             accepting: false,
             reserve: Reserve::new()?,
+            spare: OperatorsSpare::new()?,
             connections: HashMap::new(),
             greeting: VecDeque::new(),
             next_id: 1,
@@ -154,6 +162,7 @@ impl Control {
             has_logged_unwatched: false,
             fault_shares: log::Shares::per("user"),
             stopping: false,
+            looks: 0,
             has_let_go: false,
         };
         control.resume_accepting()?;
@@ -175,6 +184,9 @@ impl Control {
             let count = self.epoll.wait(&mut ready, timeout).unwrap_or(0);
             if self.reserve.is_short() {
                 self.reserve.restore();
+            }
+            if self.spare.is_spent() && !self.reserve.is_spent() {
+                self.spare.refill();
             }
             if paused && let Err(error) = self.resume_accepting() {
                 self.reserve
@@ -232,6 +244,14 @@ impl Control {
                 // The loop gets the descriptor back before it looks at the listener again.
                 ControlEvent::DescriptorFreed => {}
                 ControlEvent::Stop => self.stop(),
+                ControlEvent::ModulesListed {
+                    connection,
+                    number,
+                    modules,
+                } => self.tell_looked_at(connection, number, modules),
+                ControlEvent::PoolsEnded { connection, result } => {
+                    self.tell_stopped(connection, result);
+                }
                 ControlEvent::LetGo { keeps_all, done } => {
                     self.let_go(keeps_all);
                     let _ = done.send(());
@@ -249,6 +269,7 @@ impl Control {
         let mut files = Vec::new();
         let peer = connection.peer;
         match packet::receive_with_files(&*socket, &mut files) {
+            Ok(Some(packet)) if self.serve_operator((id, peer), &packet) => {}
             Ok(Some(packet)) => self.answer((id, peer), &socket, &packet, &mut files),
             Ok(None) => self.end(id, "it closed the connection"),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

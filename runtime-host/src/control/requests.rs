@@ -126,6 +126,9 @@ impl Control {
                 offer_file(&client.session.caller, number, files, &self.shared)?;
                 Ok((ControlReply::FileOffered, None))
             }
+            (_, ConnectionState::Asking(_)) => {
+                Err(violation(&"this connection asks without a session"))
+            }
             (_, ConnectionState::Greeting) => Err(violation(&"the first request is not a hello")),
             (_, ConnectionState::Open(_)) => Err(violation(&"a second hello")),
             (_, ConnectionState::Closing { .. }) => Err(Refusal::new(

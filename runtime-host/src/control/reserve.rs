@@ -28,6 +28,35 @@ pub(crate) struct Reserve {
     last_logged_refusal: Option<Instant>,
 }
 
+/// A descriptor that is kept for an operator's connection, which is served with it and not only told why it is not.
+#[derive(Debug)]
+pub(crate) struct OperatorsSpare(Option<Doorbell>);
+
+impl OperatorsSpare {
+    /// # Errors
+    /// There is no descriptor left.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(Some(Doorbell::new()?)))
+    }
+
+    /// Frees the descriptor. Returns false if it was in use already.
+    pub(crate) fn spend(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+
+    /// Whether the descriptor is in use and has to be got back.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Gets the descriptor back if one is free.
+    pub(crate) fn refill(&mut self) {
+        if self.0.is_none() {
+            self.0 = Doorbell::new().ok();
+        }
+    }
+}
+
 /// A time in which something was lacking.
 #[derive(Debug)]
 struct Lasting {

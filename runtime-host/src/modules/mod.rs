@@ -47,6 +47,8 @@ pub(crate) struct Modules {
     /// Held while a library is being loaded, which may take as long as its initialisers like.
     loading: Mutex<()>,
     used: Mutex<BTreeMap<String, Arc<UsedModule>>>,
+    /// What the last look at their files has shown.
+    seen: Mutex<Vec<ModuleInfo>>,
 }
 
 /// Where a host looks for libraries of modules.
@@ -127,11 +129,48 @@ impl Modules {
             warns_of_open_paths: config.warns_of_open_paths(),
             loading: Mutex::default(),
             used: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
+    /// What [`Self::list`] gives, without a look at any file: as it was seen last.
+    pub(crate) fn known(&self) -> Vec<ModuleInfo> {
+        let mut list: Vec<_> = self.seen.lock().clone();
+        for (name, used) in &*self.used.lock() {
+            let found = list.iter_mut().find(|seen| seen.name == *name);
+            let is_as_seen = found.as_ref().is_some_and(|seen| seen.version.is_some());
+            if is_as_seen {
+                continue;
+            }
+            let known = ModuleInfo {
+                name: name.clone(),
+                version: Some(brief(used.module.version()).into_owned()),
+                library: used.library_path().map(show),
+                removed: false,
+                replacement: None,
+            };
+            match found {
+                Some(seen) => *seen = known,
+                None => list.push(known),
+            }
+        }
+        for module in &self.linked {
+            if !list.iter().any(|seen| seen.name == module.name()) {
+                list.push(ModuleInfo {
+                    name: module.name().to_owned(),
+                    version: Some(brief(module.version()).into_owned()),
+                    library: None,
+                    removed: false,
+                    replacement: None,
+                });
+            }
+        }
+        list.sort_by(|one, other| one.name.cmp(&other.name));
+        list
+    }
+
     /// The modules in use, and those that are linked in, by name. Does not wait for one that is being
-    /// loaded.
+    /// loaded. Looks at their files, which may take as long as a file system likes.
     pub(crate) fn list(&self) -> Vec<ModuleInfo> {
         let used = self.used.lock().clone();
         let mut list: Vec<_> = used
@@ -161,6 +200,7 @@ impl Modules {
             });
         }
         list.sort_by(|one, other| one.name.cmp(&other.name));
+        self.seen.lock().clone_from(&list);
         list
     }
 

@@ -4,9 +4,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chimaera_client::{Runtime, Status};
+use chimaera_client::Status;
 use chimaera_runtime::{DaemonProcess, process_at};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::runtime::link::DaemonLink;
 
 /// How often a state is looked at whose change wakes nobody.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -16,7 +18,7 @@ pub(super) enum DaemonWatch<'a> {
     /// A pidfd, which becomes readable when the daemon's process ends.
     Process(OwnedFd),
     /// Where the system gives no pidfd: the connection, which a daemon closes when nothing is left to do but to end.
-    Connection(&'a Runtime),
+    Connection(&'a DaemonLink),
     /// The same for a daemon that accepts no connections: the socket, where the process does not answer any more by
     /// then.
     Socket { socket: &'a Path, process: i32 },
@@ -26,11 +28,11 @@ pub(super) enum DaemonWatch<'a> {
 
 impl<'a> DaemonWatch<'a> {
     /// Watches the daemon of this connection.
-    pub(super) fn of(runtime: &'a Runtime) -> Self {
-        match runtime.watch_daemon() {
+    pub(super) fn of(link: &'a DaemonLink) -> Self {
+        match link.watch_daemon() {
             Ok(Some(process)) => Self::Process(process),
             Err(error) if error.status() == Status::ConnectionLost => Self::Past,
-            Ok(None) | Err(_) => Self::Connection(runtime),
+            Ok(None) | Err(_) => Self::Connection(link),
         }
     }
 
@@ -49,7 +51,7 @@ impl<'a> DaemonWatch<'a> {
     pub(super) fn ends_within(&self, patience: Duration) -> bool {
         match self {
             Self::Process(process) => is_readable(process, patience),
-            Self::Connection(runtime) => holds_within(patience, || !runtime.is_connected()),
+            Self::Connection(link) => holds_within(patience, || !link.is_connected()),
             Self::Socket { socket, process } => {
                 holds_within(patience, || !answers(socket, *process))
             }

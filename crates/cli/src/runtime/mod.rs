@@ -1,6 +1,7 @@
 //! `chimaera runtime`: the daemon as a whole.
 
 mod daemon_watch;
+mod link;
 mod status;
 mod stop;
 

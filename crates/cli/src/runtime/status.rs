@@ -7,14 +7,15 @@ use std::path::Path;
 use chimaera_bdev_client::{Client, FileState, MODULE_NAME};
 use chimaera_client::proto::timestamp;
 use chimaera_client::{
-    ChangingPool, LogLine, LogStatus, ModuleInfo, ModuleReplacement, PoolStep, Runtime,
-    RuntimeStatus, Severity,
+    ChangingPool, LogLine, LogStatus, ModuleInfo, ModuleReplacement, PoolStep, RuntimeStatus,
+    Severity,
 };
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, GlobalArguments};
-use crate::connection::{ask, connect_small, explain, process_of};
+use crate::connection::{connect_briefly, explain, process_of};
 use crate::failure::CommandFailure;
+use crate::runtime::link::DaemonLink;
 use crate::wait_notice::SILENCE;
 use crate::{output, program};
 
@@ -42,6 +43,8 @@ struct StatusReport<'a> {
     lost_files: Vec<FileReport>,
     restrictions: Vec<RestrictionReport<'a>>,
     log: LogReport<'a>,
+    /// How many modules and lines of the log the daemon has left out.
+    left_out: u32,
 }
 
 /// What `status --json` prints of what the daemon has given up.
@@ -202,7 +205,18 @@ struct FileReport {
 
 /// The pools of which the daemon has found that their files are not in their places, or not whole. Where an answer
 /// takes long, the rest of the pools is left out, so that the other rows of the status do not wait.
-fn lost_files(runtime: &Runtime) -> Vec<FileReport> {
+fn lost_files(link: &DaemonLink, daemon: &DaemonArguments) -> Vec<FileReport> {
+    let session;
+    let runtime = match link {
+        DaemonLink::Session(runtime, _) => runtime,
+        DaemonLink::Operator(_) => match connect_briefly(daemon, SILENCE) {
+            Ok(runtime) => {
+                session = runtime;
+                &session
+            }
+            Err(_) => return Vec::new(),
+        },
+    };
     let pools = runtime.admin().async_list_pools().wait_timeout(SILENCE);
     let pools = pools.and_then(Result::ok).unwrap_or_default();
     let mut lost = Vec::new();
@@ -227,7 +241,7 @@ fn lost_files(runtime: &Runtime) -> Vec<FileReport> {
 }
 
 impl<'a> StatusReport<'a> {
-    fn new(status: &'a RuntimeStatus, runtime: &'a Runtime) -> Self {
+    fn new(status: &'a RuntimeStatus, link: &'a DaemonLink, lost_files: Vec<FileReport>) -> Self {
         Self {
             version: &status.version,
             process_id: status.process_id,
@@ -235,7 +249,7 @@ impl<'a> StatusReport<'a> {
             stopping: status.is_stopping,
             workers: status.worker_count,
             sessions: status.session_count,
-            socket: runtime.daemon().socket.as_deref().unwrap_or(Path::new("")),
+            socket: link.socket(),
             operator: status.is_operator,
             pools: status.pool_count,
             pools_changing: status.changing_count,
@@ -249,7 +263,6 @@ impl<'a> StatusReport<'a> {
                 })
                 .collect(),
             modules: status.modules.iter().map(ModuleReport::from).collect(),
-            lost_files: lost_files(runtime),
             restrictions: status
                 .restrictions
                 .iter()
@@ -259,7 +272,9 @@ impl<'a> StatusReport<'a> {
                     text: &restriction.text,
                 })
                 .collect(),
+            lost_files,
             log: LogReport::from(&status.log),
+            left_out: status.left_out,
         }
     }
 }
@@ -268,9 +283,8 @@ pub(super) fn status(
     daemon: &DaemonArguments,
     global: &GlobalArguments,
 ) -> Result<(), CommandFailure> {
-    let runtime = connect_small(daemon).map_err(|error| explain(error, daemon))?;
-    let status: RuntimeStatus = ask(runtime.admin().async_status(), daemon)?;
-    let report = StatusReport::new(&status, &runtime);
+    let (link, status) = DaemonLink::open(daemon).map_err(|error| explain(error, daemon))?;
+    let report = StatusReport::new(&status, &link, lost_files(&link, daemon));
     if global.json {
         return output::json(&report);
     }
@@ -330,5 +344,11 @@ pub(super) fn status(
         output::line(format_args!("{heading:<12}{name}: {exception}{text}"));
     }
     report.log.show();
+    if report.left_out > 0 {
+        output::line(format_args!(
+            "{:<12}{} modules and lines of the log, for which the answer had no room",
+            "left out", report.left_out
+        ));
+    }
     Ok(())
 }

@@ -10,21 +10,30 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chimaera_client::{Error, Runtime, Status};
+use chimaera_client::{Error, Status};
 use chimaera_runtime::{DaemonEnd, DaemonProcess, LockFile, lock_holder, show_process};
 use chimaera_thread::standstill::Standstill;
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, GlobalArguments};
-use crate::connection::{connect_small, explain, socket_in_use};
+use crate::connection::{explain, socket_in_use};
 use crate::failure::CommandFailure;
 use crate::output;
 use crate::runtime::daemon_watch::{DaemonWatch, answers, holds_within};
+use crate::runtime::link::DaemonLink;
 use crate::runtime::status::changing;
 use crate::wait_notice::SILENCE;
 
-/// How long `stop` waits while nothing changes.
+/// How long `stop` waits while nothing changes for a daemon that does not say how long its end may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How much longer it waits than a daemon says that its end may take.
+const OVERTIME: Duration = Duration::from_secs(5);
+
+/// How long `stop` waits while nothing changes for a daemon that gives its end so many seconds.
+fn patience(stop_timeout_seconds: u64) -> Duration {
+    Duration::from_secs(stop_timeout_seconds) + OVERTIME
+}
 
 /// How long `stop` waits for the process of a runtime that has ended: an application with a runtime inside goes on.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
@@ -44,16 +53,17 @@ pub(super) fn stop(
     // Asked before the order to stop: afterwards another daemon may serve here.
     let served_by = DaemonProcess::at(&socket).ok().flatten();
     let lock = LockFile::of(&socket);
-    let stopping = match connect_small(daemon) {
-        Ok(runtime) => {
-            let own_id = runtime.daemon().process_id;
+    let stopping = match DaemonLink::open(daemon) {
+        Ok((link, status)) => {
+            let own_id = status.process_id;
             let process = served_by.map_or(own_id.cast_signed(), |daemon| daemon.id);
             let mut stopping = StoppingDaemon::new(process, own_id);
-            let watch = DaemonWatch::of(&runtime);
-            match order(&runtime, &mut stopping)? {
-                StopAnswer::Finished => stopping.wait_for_exit(&watch, &runtime)?,
+            stopping.patience = patience(status.stop_timeout_seconds);
+            let watch = DaemonWatch::of(&link);
+            match order(&link, &mut stopping)? {
+                StopAnswer::Finished => stopping.wait_for_exit(&watch, &link)?,
                 StopAnswer::Unflushed(error) => {
-                    stopping.wait_for_exit(&watch, &runtime)?;
+                    stopping.wait_for_exit(&watch, &link)?;
                     return Err(stopping.unflushed(error));
                 }
                 StopAnswer::None => {
@@ -142,26 +152,22 @@ enum StopAnswer {
 ///
 /// # Errors
 /// The daemon does not stop.
-fn order(runtime: &Runtime, stopping: &mut StoppingDaemon) -> Result<StopAnswer, CommandFailure> {
-    let mut order = runtime.admin().async_stop_runtime();
+fn order(link: &DaemonLink, stopping: &mut StoppingDaemon) -> Result<StopAnswer, CommandFailure> {
     loop {
-        match order
-            .wait_timeout(SILENCE)
-            .map(|ended| ended.map_err(Error::from))
-        {
+        match link.stop_within(SILENCE) {
             Some(Ok(())) => return Ok(StopAnswer::Finished),
             // Somebody else has given the order before, or the daemon was killed.
             Some(Err(error)) if is_ending(error.status()) => return Ok(StopAnswer::None),
-            Some(Err(error)) if is_stopping(runtime) => return Ok(StopAnswer::Unflushed(error)),
+            Some(Err(error)) if is_stopping(link) => return Ok(StopAnswer::Unflushed(error)),
             Some(Err(error)) => return Err(error.into()),
-            None => stopping.note(what_it_waits_for(runtime))?,
+            None => stopping.note(what_it_waits_for(link))?,
         }
     }
 }
 
 /// Whether the daemon is stopping or has stopped: then an order that has failed was carried out all the same.
-fn is_stopping(runtime: &Runtime) -> bool {
-    match runtime.admin().async_status().wait_timeout(SILENCE) {
+fn is_stopping(link: &DaemonLink) -> bool {
+    match link.status_within(SILENCE) {
         Some(Ok(status)) => status.is_stopping,
         Some(Err(error)) => is_ending(error.status()),
         None => true,
@@ -169,8 +175,8 @@ fn is_stopping(runtime: &Runtime) -> bool {
 }
 
 /// What the daemon waits for before it ends, in its own words, if it says so.
-fn what_it_waits_for(runtime: &Runtime) -> Option<String> {
-    let status = runtime.admin().async_status().wait_timeout(SILENCE)?.ok()?;
+fn what_it_waits_for(link: &DaemonLink) -> Option<String> {
+    let status = link.status_within(SILENCE)?.ok()?;
     let mut waits: Vec<_> = status.changing.iter().map(changing).collect();
     let further = status.pool_count.saturating_add(status.changing_count) as usize - waits.len();
     if further > 0 {
@@ -191,6 +197,8 @@ struct StoppingDaemon {
     since: Instant,
     /// Whether the user was told what it waits for.
     is_said: bool,
+    /// How long to wait while nothing changes.
+    patience: Duration,
 }
 
 impl StoppingDaemon {
@@ -204,6 +212,7 @@ impl StoppingDaemon {
             waits_for: None,
             since: Instant::now(),
             is_said: false,
+            patience: PATIENCE,
         }
     }
 
@@ -220,7 +229,7 @@ impl StoppingDaemon {
             self.is_said = true;
             output::note(format_args!("waiting for {self} to end"));
         }
-        if self.since.elapsed() < PATIENCE {
+        if self.since.elapsed() < self.patience {
             return Ok(());
         }
         if let Some(standstill) = Standstill::of(self.process) {
@@ -232,7 +241,7 @@ impl StoppingDaemon {
         Err(CommandFailure::new(format!(
             "{self} is stopping, and has not come further for {} s: its log may say why; {}, more than a second \
              apart, ends it at once, and what was not flushed may be lost",
-            PATIENCE.as_secs(),
+            self.patience.as_secs(),
             match self.process {
                 0 => "SIGTERM twice, sent there".to_owned(),
                 process => format!("`kill {process}` twice"),
@@ -283,12 +292,12 @@ impl StoppingDaemon {
     fn wait_for_exit(
         &mut self,
         watch: &DaemonWatch,
-        runtime: &Runtime,
+        link: &DaemonLink,
     ) -> Result<(), CommandFailure> {
         if watch.ends_within(EXIT_PATIENCE) {
             return Ok(());
         }
-        if runtime.is_connected() {
+        if link.is_connected() {
             return self.wait_for(watch);
         }
         output::note(format_args!(

@@ -84,6 +84,10 @@ impl HostState {
                 self.open_lane(lane);
                 ControlReply::LaneOpened
             }
+            ControlRequest::GetStatus { .. } | ControlRequest::Stop => ControlReply::Refused {
+                status: Status::PermissionDenied,
+                reason: "this host has no operators".to_owned(),
+            },
         }
     }
 
