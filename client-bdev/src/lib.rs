@@ -63,11 +63,11 @@ pub use chimaera_bdev_proto::{
 };
 pub use chimaera_client::{
     AdminClient, Buffer, BufferSlice, BufferSliceMut, Call, ChangingPool, ConnectOptions,
-    ContainerId, DaemonInfo, Error, Failure, Finished, GetOrCreatePool, KeepAlive, LogLine,
-    LogStatus, ModuleInfo, ModuleReplacement, NodeId, ParsePoolIdError, PartError, Permissions,
-    PoolChoice, PoolId, PoolInfo, PoolKey, PoolList, PoolName, PoolQuery, PoolStep, Restriction,
-    Right, Rights, Runtime, RuntimeStatus, SetPermissions, Severity, SocketPlace, Status, Task,
-    TaskError, TaskSet, Values, default_socket_path,
+    ContainerId, DaemonInfo, Error, Failure, Finished, GetOrCreatePool, Hang, HangPlace, KeepAlive,
+    LogLine, LogStatus, ModuleCall, ModuleInfo, ModuleReplacement, NodeId, ParsePoolIdError,
+    PartError, Permissions, PoolChoice, PoolId, PoolInfo, PoolKey, PoolList, PoolName, PoolQuery,
+    PoolStep, Restriction, Right, Rights, Runtime, RuntimeStatus, SetPermissions, Severity,
+    SocketPlace, Status, Task, TaskError, TaskSet, Values, default_socket_path,
 };
 #[cfg(feature = "embed")]
 pub use chimaera_client::{Embed, Module, Polling};

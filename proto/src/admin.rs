@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hangs::Hang;
 use crate::ids::PoolId;
 use crate::rights::{Permissions, Rights};
 
@@ -297,6 +298,10 @@ pub struct RuntimeStatus {
     pub changing_count: u32,
     /// The first of these, at most [`MAX_CHANGING_POOLS`], in order of id. Only operators are told.
     pub changing: Vec<ChangingPool>,
+    /// Calls into modules that have lasted too long and go on.
+    pub hang_count: u32,
+    /// The first of these, at most [`MAX_HANGS`](crate::hangs::MAX_HANGS). Only operators are told.
+    pub hangs: Vec<Hang>,
     /// Modules in use and modules that are linked into the runtime, in order of name.
     pub modules: Vec<ModuleInfo>,
     /// What its process has given up, or not. Only operators are told.

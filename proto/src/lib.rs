@@ -18,6 +18,7 @@ pub mod admin;
 pub mod codec;
 pub mod control;
 pub mod environment;
+pub mod hangs;
 pub mod ids;
 pub mod limits;
 pub mod module_error;

@@ -21,6 +21,7 @@ use crate::refused_pools::RefusedPools;
 use crate::reply_gate::ReplyGate;
 use crate::sessions::SessionRegistry;
 use crate::stop::Stopper;
+use crate::watchdog::Watchlist;
 use crate::worker_inboxes::WorkerInboxes;
 
 /// What the threads of the control side share.
@@ -34,6 +35,8 @@ pub(crate) struct ControlSide {
     pub(crate) session_count: AtomicU32,
     pub(crate) sessions: SessionRegistry,
     pub(crate) stopper: Stopper,
+    /// The threads that have to go on.
+    pub(crate) watchlist: Arc<Watchlist>,
     /// The inbox of the control thread.
     pub(crate) events: Arc<Inbox<ControlEvent>>,
     /// How the end of the host goes.
@@ -119,16 +122,17 @@ const SHARE: Share = Share {
 
 impl ControlThreads {
     /// Starts one thread of each kind, so that each kind of work is done even if the system gives no further thread.
-    pub(crate) fn start() -> Result<Self, NoThread> {
+    pub(crate) fn start(watchlist: &Arc<Watchlist>) -> Result<Self, NoThread> {
         let all = Share::all(MAX_THREADS);
+        let start = |name, max_threads, share| Jobs::start(name, max_threads, share, watchlist);
         Ok(Self {
-            jobs: Jobs::start("chimaera-job", MAX_THREADS, SHARE)?,
-            changes: Jobs::start("chimaera-change", MAX_THREADS, SHARE)?,
-            answers: Jobs::start("chimaera-answer", 1, Share::all(1))?,
-            looks: Jobs::start("chimaera-look", 1, Share::all(1))?,
-            stop: Jobs::start("chimaera-stop", 1, Share::all(1))?,
-            ends: Jobs::start("chimaera-end", MAX_THREADS, all)?,
-            closers: Jobs::start("chimaera-close", MAX_THREADS, all)?,
+            jobs: start("chimaera-job", MAX_THREADS, SHARE)?,
+            changes: start("chimaera-change", MAX_THREADS, SHARE)?,
+            answers: start("chimaera-answer", 1, Share::all(1))?,
+            looks: start("chimaera-look", 1, Share::all(1))?,
+            stop: start("chimaera-stop", 1, Share::all(1))?,
+            ends: start("chimaera-end", MAX_THREADS, all)?,
+            closers: start("chimaera-close", MAX_THREADS, all)?,
         })
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use chimaera_chimod::host::NewPool;
 use chimaera_chimod::{CreateAgain, Incarnation, ModuleError};
 use chimaera_proto::admin::{GetOrCreatePool, PoolInfo, PoolKey};
+use chimaera_proto::hangs::ModuleCall;
 use chimaera_proto::limits::{MAX_CREATE_PARAMS_BYTES, MAX_POOL_NAME_BYTES};
 use chimaera_proto::rights::{DEFAULT_MODE, MODE_BITS, OVERFLOW_ID};
 use chimaera_proto::shown::quoted;
@@ -113,7 +114,9 @@ impl ControlSide {
             file: file.map(AsFd::as_fd),
             allowed: self.allowed_paths.of(&folders),
         };
-        let made = speaker.during(|| module.create(Arc::clone(&self.table), &new));
+        let made = speaker.during(ModuleCall::Create, || {
+            module.create(Arc::clone(&self.table), &new)
+        });
         let container = PoolContainer::new(made?, speaker);
         let pool = self.settle(
             &mut reservation,

@@ -36,6 +36,7 @@ use crate::refused_pools::RefusedPools;
 use crate::reply_gate::ReplyGate;
 use crate::sessions::SessionRegistry;
 use crate::stop::Stopper;
+use crate::watchdog::{Watchdog, Watchlist};
 use crate::worker::WorkerThread;
 use crate::worker_inboxes::WorkerInboxes;
 
@@ -52,6 +53,8 @@ pub struct Host {
     departure: Arc<Departure>,
     control: Option<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
+    /// Ends after the threads that it watches.
+    watchdog: Option<Watchdog>,
     /// Dropped last, so that what the host logs as it ends is written.
     _log: log::LogHandle,
 }
@@ -72,7 +75,9 @@ impl Host {
             .map(|_| Inbox::new().map(Arc::new))
             .collect::<io::Result<Vec<_>>>()
             .map_err(HostError::system("making the workers' inboxes"))?;
-        let threads = ControlThreads::start().map_err(no_thread)?;
+        let watchlist = Arc::new(Watchlist::default());
+        let threads = ControlThreads::start(&watchlist).map_err(no_thread)?;
+        let watchdog = Watchdog::start(&watchlist).map_err(no_thread)?;
         let inboxes = Arc::new(WorkerInboxes { by_worker: inboxes });
         let events = Inbox::new().map(Arc::new);
         let events = events.map_err(HostError::system("making the control inbox"))?;
@@ -85,6 +90,7 @@ impl Host {
             session_count: AtomicU32::new(0),
             sessions: SessionRegistry::default(),
             stopper: Stopper::default(),
+            watchlist,
             events: Arc::clone(&events),
             ending: Ending::within(config.stop_timeout),
             replies: ReplyGate::default(),
@@ -114,6 +120,7 @@ impl Host {
             departure,
             control: None,
             workers: Vec::new(),
+            watchdog: Some(watchdog),
             _log: log,
         };
         for index in 0..worker_count {
@@ -145,7 +152,7 @@ impl Host {
         let polling = config.polling;
         let barrier = self.shared.parks_with_barrier;
         let worker = WorkerThread::new(index as u16, inboxes, events, admin, polling, barrier)?;
-        let inboxes = Arc::clone(inboxes);
+        let (inboxes, watchlist) = (Arc::clone(inboxes), Arc::clone(&self.shared.watchlist));
         let processor = match config.pin_to.len() {
             0 => None,
             count => Some(config.pin_to[index % count]),
@@ -158,6 +165,7 @@ impl Host {
                     "worker {index} is not pinned to processor {processor}: {error}"
                 ));
             }
+            let _watching = watchlist.watch(true);
             worker.run(&inboxes);
         };
         Ok(thread::spawn(format!("chimaera-worker-{index}"), run)?)
@@ -238,6 +246,9 @@ impl Host {
         if !self.process.is_current() {
             // The threads are the parent's: not even their handles can be dropped here.
             std::mem::forget((self.control.take(), std::mem::take(&mut self.workers)));
+            if let Some(watchdog) = self.watchdog.take() {
+                watchdog.forget();
+            }
             return Err(HostError::Forked);
         }
         let Some(control) = self.control.take() else {
@@ -273,6 +284,7 @@ impl Host {
         for worker in self.workers.drain(..) {
             joins_within(worker, MOMENT);
         }
+        drop(self.watchdog.take());
         match has_given_up {
             true => flushed.map_err(HostError::Unfinished),
             false => flushed.map_err(HostError::Unflushed),

@@ -18,6 +18,7 @@ mod accounts;
 mod allowed_folders;
 mod builtin;
 mod caller;
+mod calls;
 pub mod config;
 mod control;
 mod control_side;
@@ -47,6 +48,7 @@ mod speakers;
 mod status;
 mod stop;
 pub mod trusted_path;
+mod watchdog;
 mod worker;
 mod worker_inboxes;
 

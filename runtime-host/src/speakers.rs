@@ -1,18 +1,16 @@
 //! Who speaks in the log: a module, in the name of one of its pools.
 //!
 //! A container gets a number when it is made, and logs its lines with it. A panic is logged by a hook, which does not
-//! know the container: so each thread remembers in whose call it is. A module's own threads may say that themselves
-//! ([`chimaera_chimod::Host::adopt_thread`]).
+//! know the container: so each thread remembers in whose call it is ([`crate::calls`]). A module's own threads may say
+//! that themselves ([`chimaera_chimod::Host::adopt_thread`]).
 //!
 //! Laws of this module:
 //! - A number may be used after its pool has ended, since the module's threads may outlive the pool. It still names the
 //!   module then.
-//! - A worker does two stores for a task here, to memory of its own thread.
 //! - A panic is logged once: by the hook of a library or of the daemon, which knows its place, or where it is caught if
 //!   there is no such hook (in an application with a hook of its own). If the same speaker has logged many panics in
 //!   the last seconds, the panic is counted instead, and the next one that is logged says how many there were.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt::{self, Write};
@@ -24,36 +22,13 @@ use chimaera_chimod::abi::{LentBytes, TextSink};
 use chimaera_chimod::host::report;
 use chimaera_fork::PerProcess;
 use chimaera_proto::PoolId;
+use chimaera_proto::hangs::ModuleCall;
 use chimaera_proto::shown::quoted;
 use parking_lot::Mutex;
 
 use crate::accounts::{Exceeded, PoolAccount, Resource};
+use crate::calls::{self, POOL_BITS, SPEAKER_BITS};
 use crate::log::{self, Level, Source};
-
-/// The low bits of a number, which identify the pool; the bits above identify the module.
-const POOL_BITS: u32 = 48;
-
-/// Set in what a thread remembers when the panic that unwinds the call has been logged.
-const LOGGED: u64 = 1 << 63;
-
-/// Stands for the host itself.
-const NOBODY: u64 = 0;
-
-thread_local! {
-    /// The speaker in whose call the thread is.
-    static CALL: Cell<u64> = const { Cell::new(NOBODY) };
-}
-
-/// Notes that the thread is in a call of this speaker's from now on.
-#[inline]
-pub(crate) fn enter(speaker: u64) {
-    CALL.set(speaker);
-}
-
-#[inline]
-pub(crate) fn leave() {
-    CALL.set(NOBODY);
-}
 
 /// All speakers of this process, in whichever host.
 static SPEAKERS: PerProcess<Mutex<Speakers>> = PerProcess::new(Mutex::default);
@@ -93,6 +68,7 @@ impl Speaker {
             speakers.modules.len() - 1
         });
         speakers.last += 1;
+        debug_assert!(module < 1 << (SPEAKER_BITS - POOL_BITS) && speakers.last < 1 << POOL_BITS);
         let number = speakers.last | (module as u64) << POOL_BITS;
         let pool = SpeakingPool {
             id: None,
@@ -124,11 +100,8 @@ impl Speaker {
     }
 
     /// Makes a call in the pool's name. The call may block.
-    pub(crate) fn during<T>(&self, call: impl FnOnce() -> T) -> T {
-        let before = CALL.replace(self.0);
-        let result = call();
-        CALL.set(before);
-        result
+    pub(crate) fn during<T>(&self, what: ModuleCall, call: impl FnOnce() -> T) -> T {
+        calls::during(calls::word(self.0, what), call)
     }
 }
 
@@ -136,6 +109,34 @@ impl Drop for Speaker {
     fn drop(&mut self) {
         SPEAKERS.get().lock().pools.remove(&self.0);
     }
+}
+
+/// The names of module and pool, as the log has them.
+pub(crate) struct Named(pub(crate) u64);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (module, pool) = names(self.0);
+        write!(f, "module {module}")?;
+        match pool {
+            Some((Some(id), name)) => write!(f, ", pool {} ({id})", quoted(&name)),
+            Some((None, name)) => write!(f, ", pool {}", quoted(&name)),
+            None if module_of(self.0) == self.0 => Ok(()),
+            None => f.write_str(", a pool that has ended"),
+        }
+    }
+}
+
+/// The name of a speaker's module, and id and name of its pool, if that exists.
+pub(crate) fn names(speaker: u64) -> (String, Option<(Option<PoolId>, String)>) {
+    let module = (speaker >> POOL_BITS) as usize;
+    let speakers = SPEAKERS.get().lock();
+    let module = speakers.modules.get(module).map_or("unknown", |name| name);
+    let pool = speakers.pools.get(&speaker);
+    (
+        module.to_owned(),
+        pool.map(|pool| (pool.id, pool.name.clone())),
+    )
 }
 
 /// What a module logs, after the names of module and pool.
@@ -146,23 +147,7 @@ struct Said<T> {
 
 impl<T: fmt::Display> fmt::Display for Said<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pool_bits = (1 << POOL_BITS) - 1;
-        let module = (self.speaker & !LOGGED) >> POOL_BITS;
-        let (module, pool) = {
-            let speakers = SPEAKERS.get().lock();
-            let module = speakers.modules.get(module as usize).cloned();
-            let pool = speakers.pools.get(&self.speaker);
-            (module, pool.map(|pool| (pool.id, pool.name.clone())))
-        };
-        let module = module.unwrap_or_else(|| "unknown".to_owned());
-        write!(f, "module {module}")?;
-        match pool {
-            Some((Some(id), name)) => write!(f, ", pool {} ({id})", quoted(&name))?,
-            Some((None, name)) => write!(f, ", pool {}", quoted(&name))?,
-            None if self.speaker & pool_bits == 0 => {}
-            None => f.write_str(", a pool that has ended")?,
-        }
-        write!(f, ": {}", self.text)
+        write!(f, "{}: {}", Named(self.speaker), self.text)
     }
 }
 
@@ -245,15 +230,13 @@ pub(crate) unsafe extern "C" fn panic_from_container(
     let [place, thread, text] =
         [place, thread, text].map(|text| Utf8Lossy(unsafe { text.as_slice() }));
     if place.0.is_empty() {
-        let call = CALL.get();
-        if call & LOGGED != 0 {
-            CALL.set(call & !LOGGED);
+        if calls::take_logged() {
             return;
         }
         log_panic_line(speaker, format_args!("panicked: {text}"));
         return;
     }
-    let speaker = mark_logged().unwrap_or(module_of(speaker));
+    let speaker = calls::mark_logged().unwrap_or(module_of(speaker));
     let thread: &dyn fmt::Display = match thread.0.is_empty() {
         true => &thread_name(),
         false => &thread,
@@ -275,7 +258,7 @@ fn log_panic_line(speaker: u64, text: fmt::Arguments<'_>) {
 
 /// [`chimaera_chimod::abi::HostVTable::adopt_thread`].
 pub(crate) unsafe extern "C" fn adopt_thread(_: *const c_void, speaker: u64) {
-    enter(speaker);
+    calls::adopt(speaker);
 }
 
 /// Logs a panic, from a program's hook: in the name of the linked module in which it happened, if it did in one.
@@ -284,7 +267,7 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string);
     let place = place.unwrap_or_else(|| "an unknown place".to_owned());
     let text = panic.payload_as_str().unwrap_or("no message");
-    match mark_logged() {
+    match calls::mark_logged() {
         Some(speaker) => {
             log_panic_line(
                 speaker,
@@ -298,15 +281,6 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
 /// The whole name of the calling thread, in words that follow "thread".
 fn thread_name() -> String {
     chimaera_thread::name().unwrap_or_else(|| "without a name".to_owned())
-}
-
-/// The speaker in whose call this thread is, if it is in one. The call's panic counts as logged from now on.
-fn mark_logged() -> Option<u64> {
-    let call = CALL.get();
-    (call != NOBODY).then(|| {
-        CALL.set(call | LOGGED);
-        call & !LOGGED
-    })
 }
 
 /// Bytes that should be UTF-8, with a replacement character where they are not.
@@ -327,12 +301,6 @@ impl fmt::Display for Utf8Lossy<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accounts::{Accounts, Limits};
-
-    fn account() -> PoolAccount {
-        let accounts = Accounts::new(Limits::of_this_machine());
-        PoolAccount::open(accounts.holder(1, false)).expect("room")
-    }
 
     fn shown(speaker: u64) -> String {
         let text = "said";
@@ -341,10 +309,10 @@ mod tests {
 
     #[test]
     fn a_speaker_is_named_by_module_and_pool_and_still_by_module_when_the_pool_is_gone() {
-        let speaker = Speaker::new("first", "a pool", account());
-        let other = Speaker::new("second", "another", account());
+        let speaker = Speaker::new("first", "a pool", PoolAccount::of_nobody_else());
+        let other = Speaker::new("second", "another", PoolAccount::of_nobody_else());
         other.set_id(PoolId::new(3, 4));
-        let again = Speaker::new("first", "a third", account());
+        let again = Speaker::new("first", "a third", PoolAccount::of_nobody_else());
         again.set_id(PoolId::new(5, 6));
         let number = speaker.number();
         assert_eq!(shown(number), "module first, pool \"a pool\": said");
@@ -361,20 +329,5 @@ mod tests {
             shown(other.number()),
             "module second, pool another (3.4): said"
         );
-    }
-
-    #[test]
-    fn a_panic_is_told_once_in_the_name_of_the_call_that_it_ends() {
-        let speaker = Speaker::new("told", "a pool", account());
-        assert_eq!(mark_logged(), None, "no call");
-        speaker.during(|| {
-            assert_eq!(mark_logged(), Some(speaker.number()));
-            assert_ne!(
-                CALL.get() & LOGGED,
-                0,
-                "whoever catches it has nothing to tell"
-            );
-        });
-        assert_eq!(CALL.get(), NOBODY);
     }
 }

@@ -12,10 +12,12 @@ impl ControlSide {
     /// the locks that it takes are held for moments.
     pub(crate) fn status(&self, is_operator: bool, modules: Vec<ModuleInfo>) -> RuntimeStatus {
         let (changing_count, mut changing) = self.pools.changing();
+        let (hang_count, mut hangs) = self.watchlist.hangs();
         let mut log = log::status();
         if !is_operator {
             // They name what is other users'.
             changing.clear();
+            hangs.clear();
             log.recent.clear();
         }
         let restrictions = self.restrictions.get().filter(|_| is_operator);
@@ -30,6 +32,8 @@ impl ControlSide {
             pool_count: self.pools.count() as u32,
             changing_count: changing_count as u32,
             changing,
+            hang_count: hang_count as u32,
+            hangs,
             modules,
             restrictions: restrictions.cloned().unwrap_or_default(),
             log,

@@ -24,6 +24,8 @@ pub mod exit {
     pub const NO_SPACE: i32 = 7;
     /// The pool's metadata is damaged.
     pub const DAMAGED_METADATA: i32 = 8;
+    /// The daemon answers, but something in it hangs.
+    pub const HANGING: i32 = 9;
 }
 
 /// Runs the program with no daemon in mind, and waits for its end.

@@ -27,6 +27,7 @@ const IN_THE_WAY: u8 = 5;
 const NOT_PERMITTED: u8 = 6;
 const NO_SPACE: u8 = 7;
 const DAMAGED_METADATA: u8 = 8;
+const HANGING: u8 = 9;
 
 impl CommandFailure {
     pub(crate) fn new(text: impl Into<String>) -> Self {
@@ -94,6 +95,15 @@ impl CommandFailure {
             code: DAMAGED_METADATA,
             text: text.into(),
             is_reported: false,
+        }
+    }
+
+    /// Something hangs in the daemon, as the answer has said.
+    pub(crate) fn hanging(count: u32) -> Self {
+        Self {
+            code: HANGING,
+            text: format!("calls that hang: {count}"),
+            is_reported: true,
         }
     }
 

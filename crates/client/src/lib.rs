@@ -140,6 +140,7 @@ pub use chimaera_proto::admin::{
     PoolChoice, PoolInfo, PoolKey, PoolList, PoolName, PoolStep, Restriction, RuntimeStatus,
     SetPermissions, Severity,
 };
+pub use chimaera_proto::hangs::{Hang, HangPlace, ModuleCall};
 pub use chimaera_proto::ids::ParsePoolIdError;
 pub use chimaera_proto::socket_path::{SocketPlace, default_socket_path};
 pub use chimaera_proto::{

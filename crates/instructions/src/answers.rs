@@ -137,6 +137,9 @@ fn serve_control(socket: &OwnedFd, opened: &OnceLock<Lane>) -> Result<()> {
             }
             ControlRequest::AddSegment { .. } => (ControlReply::SegmentAdded, None),
             ControlRequest::OfferFile { .. } => (ControlReply::FileOffered, None),
+            ControlRequest::GetStatus { .. } | ControlRequest::Stop => {
+                return Err("the subject is no operator\'s command".into());
+            }
         };
         packet::send(socket, &control::encode(number, &reply)?, file)?;
     }

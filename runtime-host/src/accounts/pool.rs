@@ -1,5 +1,7 @@
 //! What a pool takes, in the account of its owner.
 
+#[cfg(test)]
+use super::{Accounts, Limits};
 use super::{Charge, Exceeded, Holder, Resource};
 
 /// The charges of one pool, which are given back when this is dropped.
@@ -21,6 +23,13 @@ impl PoolAccount {
         };
         account.charge(Resource::Pools, 1)?;
         Ok(account)
+    }
+
+    /// Of a user of a host without anybody else, for tests.
+    #[cfg(test)]
+    pub(crate) fn of_nobody_else() -> Self {
+        let accounts = Accounts::new(Limits::of_this_machine());
+        Self::open(accounts.holder(1, false)).expect("there is room")
     }
 
     /// Counts something that the pool takes.

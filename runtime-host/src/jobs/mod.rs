@@ -13,6 +13,7 @@ use chimaera_thread::condition::{Condvar, Mutex};
 use chimaera_thread::{self as thread, NoThread};
 
 use crate::log;
+use crate::watchdog::Watchlist;
 use turns::{Job, Turns};
 pub(crate) use turns::{JobOwner, Share};
 
@@ -25,6 +26,7 @@ pub(crate) struct Jobs {
     /// The most jobs that run at the same time. A further one waits for its turn.
     max_threads: usize,
     shared: Arc<JobQueue>,
+    watchlist: Arc<Watchlist>,
 }
 
 struct JobQueue {
@@ -51,6 +53,7 @@ impl Jobs {
         name: &'static str,
         max_threads: usize,
         share: Share,
+        watchlist: &Arc<Watchlist>,
     ) -> Result<Self, NoThread> {
         let state = JobQueueState {
             turns: Turns::new(share),
@@ -63,12 +66,13 @@ impl Jobs {
             state: Mutex::new(state),
             job_came: Condvar::new(),
         });
-        let own = Arc::clone(&shared);
-        thread::spawn(name, move || work(&own, None))?;
+        let (own, list) = (Arc::clone(&shared), Arc::clone(watchlist));
+        thread::spawn(name, move || work(&own, &list, None))?;
         Ok(Self {
             name,
             max_threads,
             shared,
+            watchlist: Arc::clone(watchlist),
         })
     }
 
@@ -94,8 +98,8 @@ impl Jobs {
 
     /// Starts a further thread, which is counted already. If the system gives none, the existing threads do its work.
     fn add_thread(&self) {
-        let own = Arc::clone(&self.shared);
-        let spawned = thread::spawn(self.name, move || work(&own, Some(LINGER)));
+        let (own, list) = (Arc::clone(&self.shared), Arc::clone(&self.watchlist));
+        let spawned = thread::spawn(self.name, move || work(&own, &list, Some(LINGER)));
         let mut state = self.shared.state.lock();
         let Err(refused) = spawned else {
             state.has_logged_lack = false;
@@ -121,7 +125,8 @@ impl Drop for Jobs {
 }
 
 /// What each thread runs. A thread with `patience` ends when no job has come for that long.
-fn work(shared: &JobQueue, patience: Option<Duration>) {
+fn work(shared: &JobQueue, watchlist: &Arc<Watchlist>, patience: Option<Duration>) {
+    let _watching = watchlist.watch(false);
     let mut state = shared.state.lock();
     loop {
         if let Some((owner, job)) = state.turns.next() {

@@ -6,7 +6,13 @@ use std::sync::mpsc::{Receiver, channel};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn jobs(max_threads: usize) -> Jobs {
-    Jobs::start("chimaera-job", max_threads, Share::all(max_threads)).expect("a thread")
+    Jobs::start(
+        "chimaera-job",
+        max_threads,
+        Share::all(max_threads),
+        &Arc::default(),
+    )
+    .expect("a thread")
 }
 
 /// Runs a job that waits until the returned sender is dropped.

@@ -152,7 +152,8 @@ fn who_waits_for_an_id_learns_that_its_claim_has_moved_on() {
     let (tell, told) = channel();
     let closer = waiting(move || {
         let tell = |text: &str| tell.send(text.to_owned()).expect("listens");
-        pools.withdraw_any(tell).is_none()
+        let end = Instant::now() + 2 * PATIENCE;
+        matches!(pools.withdraw_any(tell, end), Withdrawal::NoneLeft)
     });
     let waits_for = told.recv_timeout(PATIENCE).expect("it says so");
     assert_eq!(waits_for, "being made: moves (module module)");

@@ -8,6 +8,7 @@ use chimaera_shm::{LaneMemory, barrier};
 
 use super::sleep::{Sleeper, Wake};
 use super::{LaneState, ServedLane, WorkerThread, served_lane};
+use crate::calls;
 use crate::config::Polling;
 use crate::log;
 
@@ -19,6 +20,8 @@ impl WorkerThread {
     /// Looks at the clock and the doorbells, parks lanes without traffic, and sleeps if there is
     /// nothing to poll for.
     pub(super) fn tick(&mut self) {
+        // Shows the watchdog that the worker goes on, also where it has called no container for long.
+        calls::leave();
         self.now = Instant::now();
         self.note_processor();
         let worked = std::mem::take(&mut self.work_since_tick) != 0;
@@ -43,7 +46,9 @@ impl WorkerThread {
             let until = self.end_of_first_pause();
             let patience = until.map(|until| until.saturating_duration_since(self.now));
             let (sleeper, mut bells) = self.bells();
+            calls::fall_asleep();
             sleeper.sleep(patience, |wake| bells.answer(wake));
+            calls::leave();
             self.note_processor();
             self.now = Instant::now();
             self.last_look = self.now;

@@ -48,10 +48,14 @@ pub enum Method {
     FailWith = 16,
     /// `values[0]`: how many requests the pool was handed before this one, whatever their methods.
     CountHanded = 17,
+    /// `submit` hangs until the file exists that the pool's parameters name, and then completes it.
+    WaitInSubmit = 18,
+    /// Keeps it. The next `poll` hangs until the file exists that the pool's parameters name, and then completes it.
+    WaitInPoll = 19,
 }
 
 /// How many methods there are: their numbers are below this.
-pub const METHOD_COUNT: u16 = 18;
+pub const METHOD_COUNT: u16 = 20;
 
 impl Method {
     pub(crate) fn from_number(number: u16) -> Option<Self> {
@@ -75,6 +79,8 @@ impl Method {
             PollWell,
             FailWith,
             CountHanded,
+            WaitInSubmit,
+            WaitInPoll,
         ];
         all.into_iter().find(|&method| method as u16 == number)
     }
@@ -98,6 +104,8 @@ pub mod params {
     pub const RELEASES_AT: &str = "releases at ";
     /// `flush` hangs until there is a file whose path follows.
     pub const FLUSH_WAITS: &str = "flush waits for ";
+    /// What [`Method::WaitInSubmit`](super::Method) and its like wait for is a file whose path follows.
+    pub const CALLS_WAIT: &str = "calls wait for ";
     /// `create` fails with a status that is the client library's.
     pub const CREATE_NO_RUNTIME: &str = "create no runtime";
     /// `create` fails without a text.

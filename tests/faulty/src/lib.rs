@@ -26,6 +26,8 @@ struct FaultyContainer {
     doomed: Mutex<Vec<Request>>,
     /// A request that `poll` keeps while it panics.
     stuck: Mutex<Option<Request>>,
+    /// A request that `poll` keeps until a file exists.
+    waiting: Mutex<Option<Request>>,
     panics: AtomicU64,
     handed: AtomicU64,
     polls_well: AtomicBool,
@@ -74,6 +76,7 @@ impl Container for FaultyContainer {
                 params: params.as_bytes().to_vec(),
                 doomed: Mutex::default(),
                 stuck: Mutex::default(),
+                waiting: Mutex::default(),
                 panics: AtomicU64::new(0),
                 handed: AtomicU64::new(0),
                 polls_well: AtomicBool::new(false),
@@ -147,6 +150,14 @@ impl Container for FaultyContainer {
                 self.polls_well.store(false, Ordering::Relaxed);
                 return Activity::PENDING;
             }
+            Method::WaitInSubmit => {
+                self.wait();
+                request.complete(&[]);
+            }
+            Method::WaitInPoll => {
+                *lock(&self.waiting) = Some(request);
+                return Activity::PENDING;
+            }
             Method::FailWith => {
                 let status = Status::from_code(argument as u16);
                 request.fail(status.unwrap_or(Status::InvalidArgument));
@@ -170,6 +181,10 @@ impl Container for FaultyContainer {
             panic!("as asked, in every poll");
         }
         if let Some(request) = lock(&self.stuck).take() {
+            request.complete(&[]);
+        }
+        if let Some(request) = lock(&self.waiting).take() {
+            self.wait();
             request.complete(&[]);
         }
         let doomed = lock(&self.doomed).pop();
@@ -208,6 +223,14 @@ impl FaultyContainer {
                 wait_for(&path);
                 take_held(pool).into_iter().for_each(release);
             });
+        }
+    }
+
+    /// Hangs until the file exists that the parameters name, if they name one.
+    fn wait(&self) {
+        let params = std::str::from_utf8(&self.params).unwrap_or_default();
+        if let Some(path) = params.strip_prefix(params::CALLS_WAIT) {
+            wait_for(path);
         }
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct DaemonArguments {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no runtime at the socket, or one that is stopping, \
 4 no such pool, file, folder or module, 5 exists with other parameters, is in use or holds something else, \
-6 not permitted or open for reading only, 7 not enough space, memory or quota, 8 damaged metadata";
+6 not permitted or open for reading only, 7 not enough space, memory or quota, 8 damaged metadata, 9 something hangs";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ChimaeraCommand {

@@ -7,8 +7,8 @@ use std::path::Path;
 use chimaera_bdev_client::{Client, FileState, MODULE_NAME};
 use chimaera_client::proto::timestamp;
 use chimaera_client::{
-    ChangingPool, LogLine, LogStatus, ModuleInfo, ModuleReplacement, PoolStep, RuntimeStatus,
-    Severity,
+    ChangingPool, Hang, HangPlace, LogLine, LogStatus, ModuleCall, ModuleInfo, ModuleReplacement,
+    PoolStep, RuntimeStatus, Severity,
 };
 use serde::Serialize;
 
@@ -38,6 +38,10 @@ struct StatusReport<'a> {
     pools_changing: u32,
     /// The first of these pools.
     changing: Vec<ChangingReport<'a>>,
+    /// How many calls into modules hang.
+    calls_hanging: u32,
+    /// The first of these calls.
+    hanging: Vec<HangReport<'a>>,
     modules: Vec<ModuleReport<'a>>,
     /// Pools whose files are not in their places, or not whole.
     lost_files: Vec<FileReport>,
@@ -61,6 +65,73 @@ struct ChangingReport<'a> {
     name: &'a str,
     module: &'a str,
     step: PoolStep,
+}
+
+/// What `status --json` prints of a call that hangs. Module, pool and call are `null` where the runtime hangs itself.
+#[derive(Serialize)]
+struct HangReport<'a> {
+    module: Option<&'a str>,
+    pool: Option<&'a str>,
+    id: Option<String>,
+    call: Option<ModuleCall>,
+    thread: &'a str,
+    thread_id: i32,
+    worker: bool,
+    seconds: u64,
+}
+
+impl<'a> From<&'a Hang> for HangReport<'a> {
+    fn from(hang: &'a Hang) -> Self {
+        let mut report = Self {
+            module: None,
+            pool: None,
+            id: None,
+            call: None,
+            thread: &hang.thread,
+            thread_id: hang.thread_id,
+            worker: hang.is_worker,
+            seconds: hang.seconds,
+        };
+        if let HangPlace::Module {
+            module,
+            pool,
+            id,
+            call,
+        } = &hang.place
+        {
+            report.module = Some(module);
+            report.pool = Some(pool);
+            report.id = id.map(|id| id.to_string());
+            report.call = Some(*call);
+        }
+        report
+    }
+}
+
+impl fmt::Display for HangReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.pool, self.module, self.call) {
+            (Some(pool), Some(module), Some(call)) => {
+                write!(f, "pool {}", output::printable(pool))?;
+                if let Some(id) = &self.id {
+                    write!(f, " ({id})")?;
+                }
+                write!(f, " of module {module}: {call}")?;
+            }
+            _ => f.write_str("the runtime itself")?,
+        }
+        let Self {
+            seconds,
+            thread,
+            thread_id,
+            ..
+        } = self;
+        write!(f, ", for {seconds} s, on {thread} (thread {thread_id})")?;
+        match self.worker {
+            true => f.write_str(", which serves nobody meanwhile"),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Says of a pool that is being made or ended how far that is.
@@ -262,6 +333,8 @@ impl<'a> StatusReport<'a> {
                     step: pool.step,
                 })
                 .collect(),
+            calls_hanging: status.hang_count,
+            hanging: status.hangs.iter().map(HangReport::from).collect(),
             modules: status.modules.iter().map(ModuleReport::from).collect(),
             restrictions: status
                 .restrictions
@@ -286,8 +359,18 @@ pub(super) fn status(
     let (link, status) = DaemonLink::open(daemon).map_err(|error| explain(error, daemon))?;
     let report = StatusReport::new(&status, &link, lost_files(&link, daemon));
     if global.json {
-        return output::json(&report);
+        output::json(&report)?;
+    } else {
+        show(&report, &status, daemon);
     }
+    match status.hang_count {
+        0 => Ok(()),
+        count => Err(CommandFailure::hanging(count)),
+    }
+}
+
+/// Prints the status for people.
+fn show(report: &StatusReport<'_>, status: &RuntimeStatus, daemon: &DaemonArguments) {
     let rows = [
         ("version", report.version.to_owned()),
         (
@@ -321,6 +404,14 @@ pub(super) fn status(
     for (pool, heading) in status.changing.iter().zip(headings) {
         output::line(format_args!("{heading:<12}{}", changing(pool)));
     }
+    let headings = iter::once("hanging").chain(iter::repeat(""));
+    for (hang, heading) in report.hanging.iter().zip(headings) {
+        output::line(format_args!("{heading:<12}{hang}"));
+    }
+    if report.hanging.len() < report.calls_hanging as usize {
+        let count = report.calls_hanging;
+        output::line(format_args!("{:<12}{count} calls in all", "hanging"));
+    }
     let headings = iter::once("files").chain(iter::repeat(""));
     for (lost, heading) in report.lost_files.iter().zip(headings) {
         let name = output::printable(&lost.name);
@@ -350,5 +441,4 @@ pub(super) fn status(
             "left out", report.left_out
         ));
     }
-    Ok(())
 }
