@@ -18,12 +18,15 @@ mod fake_bdev;
 #[cfg(feature = "fake-host")]
 mod fake_host;
 mod fuse;
+mod fuzz;
 mod lingering_socket;
 mod pattern;
 mod polled;
 mod random;
 #[cfg(feature = "raw-client")]
 pub mod raw_client;
+#[cfg(feature = "raw-client")]
+pub mod raw_peer;
 mod sizes;
 mod system_calls;
 mod task_state;
@@ -35,6 +38,7 @@ pub use fake_bdev::{LOST_TAG, fake_bdev};
 #[cfg(feature = "fake-host")]
 pub use fake_host::{FakeHost, FakeModule, Fate, HostBuffer, Verdict, attaching, attaching_to};
 pub use fuse::{FuseCall, FuseServer};
+pub use fuzz::{Fuzz, FuzzCount, FuzzInput};
 pub use lingering_socket::LingeringSocket;
 pub use pattern::Pattern;
 pub use polled::{Polled, WakeCount, block_on};
