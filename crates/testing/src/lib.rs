@@ -8,7 +8,8 @@
 //!   copy of that crate, while this one is built against the first: to them, a type from here would be a stranger's.
 //! - What does hand out such types stands behind a feature, and is for the `tests/` of crates, which are built against
 //!   the first copy as well: `fake-host` is a host for tests of clients, `fake-bdev` the bdev module for that
-//!   host, `raw-client` a client for tests of the host.
+//!   host, `raw-client` clients for tests of the host: one that keeps to the protocol as far as its test likes, and a
+//!   peer of which nothing is expected.
 
 use std::io::Write;
 
@@ -19,6 +20,8 @@ mod fake_bdev;
 mod fake_host;
 mod fuse;
 mod fuzz;
+#[cfg(feature = "raw-client")]
+mod hostile_files;
 mod lingering_socket;
 mod pattern;
 mod polled;
@@ -39,6 +42,8 @@ pub use fake_bdev::{LOST_TAG, fake_bdev};
 pub use fake_host::{FakeHost, FakeModule, Fate, HostBuffer, Verdict, attaching, attaching_to};
 pub use fuse::{FuseCall, FuseServer};
 pub use fuzz::{Fuzz, FuzzCount, FuzzInput};
+#[cfg(feature = "raw-client")]
+pub use hostile_files::HostileFiles;
 pub use lingering_socket::LingeringSocket;
 pub use pattern::Pattern;
 pub use polled::{Polled, WakeCount, block_on};
