@@ -6,12 +6,13 @@ use std::sync::OnceLock;
 
 /// Packages whose programs or libraries tests run. Tests of one package do not make cargo build
 /// another's.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 7] = [
     "chimaera-tests",
     "chimaera-cli",
     "chimaera-bdev-runtime",
     "chimaera-bdev-client",
     "chimaera-echo-runtime",
+    "chimaera-escaping-runtime",
     "chimaera-faulty-runtime",
 ];
 
