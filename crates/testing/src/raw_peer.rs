@@ -1,7 +1,7 @@
 //! A peer of a host's socket that sends whatever it likes: any bytes, any files beside them, at any time.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use chimaera_proto::control::{self, ControlReply, ControlRequest};
@@ -92,34 +92,54 @@ impl RawPeer {
         let _ = shutdown(self.socket.as_raw_fd(), how);
     }
 
-    /// The next packet, if one is there. Files beside it are closed.
+    /// The next packet, if one is there. A file beside it is closed.
     #[must_use]
     pub fn try_receive(&self) -> Option<PeerAnswer> {
+        self.receive_now().0
+    }
+
+    /// The file beside the next packet, if there is one.
+    ///
+    /// # Panics
+    /// As [`Self::receive`].
+    #[must_use]
+    pub fn receive_with_file(&self) -> Option<OwnedFd> {
+        loop {
+            if let (Some(_), file) = self.receive_now() {
+                return file;
+            }
+            self.wait();
+        }
+    }
+
+    fn receive_now(&self) -> (Option<PeerAnswer>, Option<OwnedFd>) {
         let mut bytes = vec![0; MAX_CONTROL_MESSAGE_BYTES];
         let mut slices = [IoSliceMut::new(&mut bytes)];
         let mut control = nix::cmsg_space!([RawFd; 1]);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let socket = self.socket.as_raw_fd();
         let received = recvmsg::<UnixAddr>(socket, &mut slices, Some(&mut control), flags);
+        let mut file = None;
         let len = match received {
             Ok(message) => {
                 for message in message.cmsgs().into_iter().flatten() {
                     if let ControlMessageOwned::ScmRights(files) = message {
-                        files.into_iter().for_each(close);
+                        file = files.into_iter().map(owned).next_back();
                     }
                 }
                 message.bytes
             }
-            Err(nix::Error::EAGAIN) => return None,
-            Err(_) => return Some(PeerAnswer::End),
+            Err(nix::Error::EAGAIN) => return (None, None),
+            Err(_) => return (Some(PeerAnswer::End), None),
         };
         if len == 0 {
-            return Some(PeerAnswer::End);
+            return (Some(PeerAnswer::End), file);
         }
         let decoded = control::decode(&bytes[..len]);
-        Some(decoded.map_or(PeerAnswer::NoReply, |(number, reply)| {
+        let answer = decoded.map_or(PeerAnswer::NoReply, |(number, reply)| {
             PeerAnswer::Reply(number, reply)
-        }))
+        });
+        (Some(answer), file)
     }
 
     /// The next packet.
@@ -132,15 +152,20 @@ impl RawPeer {
             if let Some(answer) = self.try_receive() {
                 return answer;
             }
-            let mut files = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            let timeout = PollTimeout::try_from(PATIENCE).expect("a minute");
-            let ready = poll(&mut files, timeout).unwrap_or(1);
-            assert!(ready != 0, "the host answers nothing");
+            self.wait();
         }
+    }
+
+    /// Waits until there is something to receive.
+    fn wait(&self) {
+        let mut files = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(PATIENCE).expect("a minute");
+        let ready = poll(&mut files, timeout).unwrap_or(1);
+        assert!(ready != 0, "the host answers nothing");
     }
 }
 
-fn close(file: RawFd) {
+fn owned(file: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just given it to this process, and nobody else knows it.
-    drop(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(file) });
+    unsafe { OwnedFd::from_raw_fd(file) }
 }

@@ -33,7 +33,7 @@ const MAX_DRAWN_BYTES: usize = 512;
 const MAX_INPUT_BYTES: usize = 2048;
 
 /// The most bytes of inputs that are kept in a folder.
-const MAX_KEPT_BYTES: usize = 40 * 1024;
+const MAX_KEPT_BYTES: usize = 24 * 1024;
 
 /// Which inputs a target gets.
 #[derive(Clone, Debug)]
