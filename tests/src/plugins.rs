@@ -1,5 +1,6 @@
 //! Daemons that are given libraries to load.
 
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -28,8 +29,19 @@ impl Plugins {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "it starts a process")]
     pub fn new() -> Self {
+        Self::with_folders(&[])
+    }
+
+    /// As [`Self::new`], with further folders for plugins.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn with_folders(further: &[&Path]) -> Self {
         let folder = TempDir::new().expect("a folder");
-        let daemon = Daemon::start_with(&["--plugin-dir".as_ref(), folder.path().as_os_str()]);
+        let folders = iter::once(folder.path()).chain(further.iter().copied());
+        let arguments = folders.flat_map(|folder| ["--plugin-dir".as_ref(), folder.as_os_str()]);
+        let daemon = Daemon::start_with(&arguments.collect::<Vec<_>>());
         let runtime = daemon.connect();
         Self {
             folder,

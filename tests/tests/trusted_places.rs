@@ -26,7 +26,8 @@ fn a_library_that_others_could_change_is_refused_by_roots_daemon() {
     if !is_root("a library of root's daemon") {
         return;
     }
-    let plugins = Plugins::new();
+    let elsewhere = TempDir::new().expect("a folder");
+    let plugins = Plugins::with_folders(&[elsewhere.path()]);
     let library = plugins.path("chimaera_bdev");
     std::fs::copy(bdev_library(), &library).expect("copied");
     let refused = |changed: &Path, words: &str| {
@@ -52,7 +53,6 @@ fn a_library_that_others_could_change_is_refused_by_roots_daemon() {
         chown(path, Some(ROOT), None).expect("root may");
     }
     // What a link leads to counts.
-    let elsewhere = TempDir::new().expect("a folder");
     let target = elsewhere.path().join("library");
     std::fs::rename(&library, &target).expect("moved");
     std::os::unix::fs::symlink(&target, &library).expect("a link");

@@ -16,6 +16,7 @@ pub mod capabilities;
 mod filter;
 mod paths;
 
+use std::io;
 use std::path::PathBuf;
 
 use capabilities::Capability;
@@ -98,12 +99,14 @@ pub struct Confinement {
 impl Confinement {
     /// Takes from this thread, and from those that it starts, what is not needed. The first thread of a process calls
     /// this before any other is there.
-    #[must_use]
-    pub fn enter(needs: &Needs, means: Means) -> Self {
+    ///
+    /// # Errors
+    /// The kernel has what is needed, and refused it: for lack of descriptors or memory, for example.
+    pub fn enter(needs: &Needs, means: Means) -> io::Result<Self> {
         let mut measures = Vec::new();
         let gains_nothing = capabilities::gain_no_privileges();
         let beneath = match means.landlock && gains_nothing.in_force {
-            true => paths::restrict(&needs.files),
+            true => paths::restrict(&needs.files)?,
             false => paths::unrestricted(if means.landlock {
                 "it needs no_new_privs".to_owned()
             } else {
@@ -137,7 +140,7 @@ impl Confinement {
         };
         let filters = calls.iter().any(|measure| measure.in_force);
         measures.extend(calls);
-        Self { measures, filters }
+        Ok(Self { measures, filters })
     }
 
     /// Gives up, in all threads, what only the start needs: to begin connections, to make processes, and to change whom

@@ -3,11 +3,13 @@
 //! What is open already, and what somebody passes, can be used: only opening is restricted. A rule is about the file
 //! that its path leads to when it is made.
 
+use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use crate::{Files, Measure};
@@ -37,11 +39,25 @@ fn changes() -> BitFlags<AccessFs> {
 }
 
 /// Restricts what this thread, and those that it starts, can open and connect to.
-pub(crate) fn restrict(files: &Files) -> Vec<Measure> {
-    match apply(files) {
-        Ok((landlock, missing)) => said(version_of(landlock), files, &missing),
-        Err(error) => unrestricted(error.to_string()),
+///
+/// # Errors
+/// The kernel's, where it knows Landlock.
+pub(crate) fn restrict(files: &Files) -> io::Result<Vec<Measure>> {
+    let (landlock, missing) = apply(files).map_err(|error| cause(&*error))?;
+    Ok(said(version_of(landlock), files, &missing))
+}
+
+/// The system's error of which another one is made.
+fn cause(error: &(dyn Error + 'static)) -> io::Error {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let of_system = error.downcast_ref::<io::Error>();
+        if let Some(errno) = of_system.and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(errno);
+        }
+        next = error.source();
     }
+    io::Error::other(error.to_string())
 }
 
 /// What is said where nothing is restricted, for this reason.
@@ -60,7 +76,7 @@ fn version_of(landlock: LandlockStatus) -> i32 {
 }
 
 /// Restricts, and gives what of Landlock there is, and the paths that are not there.
-fn apply(files: &Files) -> Result<(LandlockStatus, Vec<PathBuf>), RulesetError> {
+fn apply(files: &Files) -> Result<(LandlockStatus, Vec<PathBuf>), Box<dyn Error>> {
     let handled = match files.any {
         Some(_) => never(),
         None => AccessFs::from_all(KNOWN),
@@ -76,9 +92,13 @@ fn apply(files: &Files) -> Result<(LandlockStatus, Vec<PathBuf>), RulesetError> 
         let all = files.read.iter().map(|path| (path, read));
         let all = all.chain(files.change.iter().map(|path| (path, changes())));
         for (path, rights) in all {
-            let Ok(place) = PathFd::new(path) else {
-                missing.push(path.clone());
-                continue;
+            let place = match PathFd::new(path) {
+                Ok(place) => place,
+                Err(error) if means_missing(&cause(&error)) => {
+                    missing.push(path.clone());
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
             };
             // What means nothing for a file is not asked for.
             let rights = match path.is_dir() {
@@ -93,6 +113,16 @@ fn apply(files: &Files) -> Result<(LandlockStatus, Vec<PathBuf>), RulesetError> 
         RulesetStatus::NotEnforced => Ok((LandlockStatus::NotImplemented, missing)),
         _ => Ok((status.landlock, missing)),
     }
+}
+
+/// Whether there is no such path for this process, so that it has no use for it.
+fn means_missing(error: &io::Error) -> bool {
+    let kinds = [
+        io::ErrorKind::NotFound,
+        io::ErrorKind::NotADirectory,
+        io::ErrorKind::PermissionDenied,
+    ];
+    kinds.contains(&error.kind())
 }
 
 /// What is in force under a version of Landlock, and what the kernel does not have.
@@ -205,7 +235,7 @@ mod tests {
         };
         let in_thread = std::thread::scope(|scope| {
             let inner = scope.spawn(|| {
-                let said = restrict(&files);
+                let said = restrict(&files).expect("the kernel does not refuse it");
                 let kind = |result: std::io::Result<()>| result.map_err(|error| error.kind());
                 let read = |name: &str| kind(fs::read(at(name).join("file")).map(drop));
                 let write = |name: &str| kind(fs::write(at(name).join("file"), "new"));

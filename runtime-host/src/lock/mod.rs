@@ -11,7 +11,7 @@
 
 pub(crate) mod holder;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -206,6 +206,19 @@ fn no_lock(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+/// Refuses what cannot be a lock. A file without any name was removed meanwhile, which its user finds out.
+fn check(found: &Metadata) -> io::Result<()> {
+    if !found.is_file() {
+        Err(no_lock(NOT_REGULAR))
+    } else if found.nlink() > 1 {
+        Err(no_lock("has another name as well (hard link)"))
+    } else if !trusted_path::is_owner_trusted(found) {
+        Err(no_lock("belongs to somebody else than root or this user"))
+    } else {
+        Ok(())
+    }
+}
+
 /// Takes the lock, as [`SocketLock::take`] does.
 fn lock(path: &Path) -> io::Result<Flock<File>> {
     // Non-blocking, since opening a pipe in its place would wait.
@@ -222,19 +235,14 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
             .map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
                 // A symbolic link, which is not followed.
                 Some(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => no_lock(NOT_REGULAR),
+                // A daemon of root's that has given up its rights is refused somebody else's file.
+                Some(Errno::EACCES) => match std::fs::symlink_metadata(path) {
+                    Ok(found) => check(&found).err().unwrap_or(error),
+                    Err(_) => error,
+                },
                 _ => error,
             })?;
-        let found = file.metadata()?;
-        if !found.is_file() {
-            return Err(no_lock(NOT_REGULAR));
-        }
-        // One without any name was removed meanwhile, which is found below.
-        if found.nlink() > 1 {
-            return Err(no_lock("has another name as well (hard link)"));
-        }
-        if !trusted_path::is_owner_trusted(&found) {
-            return Err(no_lock("belongs to somebody else than root or this user"));
-        }
+        check(&file.metadata()?)?;
         let flock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
         let lock = flock.map_err(|(_, error)| io::Error::from(error))?;
         // A daemon that ended between our open and our lock has removed the file: then we hold a

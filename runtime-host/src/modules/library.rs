@@ -48,8 +48,15 @@ pub(crate) fn load(
             format!("{}: {reason}", path.display()),
         )
     };
-    let unreadable =
-        |error| ModuleError::system(format_args!("cannot read {}", path.display()), &error);
+    let unreadable = |error: io::Error| {
+        let mut failure =
+            ModuleError::system(format_args!("cannot read {}", path.display()), &error);
+        if error.kind() == io::ErrorKind::PermissionDenied && path.is_symlink() {
+            failure.message += "; a daemon follows links to libraries only into folders that it was told of when it was \
+                                started: name the one that this link leads to with --plugin-dir, too";
+        }
+        failure
+    };
     if let Some(target) = dangling(path) {
         return Err(refuse(format!(
             "is a symbolic link to {}, which is not there: build the module, or remove the link",

@@ -14,6 +14,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::absolute;
 use crate::args::{Rings, StartArguments};
+use crate::failure::CommandFailure;
 
 /// Rings that the daemon makes at its start for each worker, if nothing else is said: pools on files, that is.
 const RINGS_PER_WORKER: usize = 32;
@@ -48,7 +49,10 @@ const READ: &[&str] = &[
 const LOADER_FOLDERS: [&str; 2] = ["/etc/ld.so.conf", "/etc/ld.so.conf.d"];
 
 /// Makes what has to be made before, and gives up what is not needed. There is no other thread yet.
-pub(super) fn enter(arguments: &StartArguments, config: &Config) -> Confinement {
+pub(super) fn enter(
+    arguments: &StartArguments,
+    config: &Config,
+) -> Result<Confinement, CommandFailure> {
     let folders = LibraryFolders::new(config);
     let means = Means {
         capabilities: !arguments.keep_capabilities,
@@ -73,7 +77,9 @@ pub(super) fn enter(arguments: &StartArguments, config: &Config) -> Confinement 
         },
         makes_rings,
     };
-    Confinement::enter(&needs, means)
+    Confinement::enter(&needs, means).map_err(CommandFailure::system(
+        "cannot give up what the daemon does not need",
+    ))
 }
 
 /// How many rings are made at the start; `None` if they are made as they are needed.

@@ -125,7 +125,7 @@ fn prepare(arguments: &StartArguments, socket: &Path) -> Result<Prepared, Comman
     let config = config(arguments, socket)?;
     // Before any thread is there, so that every thread inherits both.
     signals::block()?;
-    let confinement = confinement::enter(arguments, &config);
+    let confinement = confinement::enter(arguments, &config)?;
     Ok(Prepared {
         thresholds,
         config,
