@@ -5,7 +5,11 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use chimaera_bdev_client::{Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status};
+use chimaera_bdev_client::{
+    Client, CreateOptions, Error, GetOrCreatePool, PoolId, PoolQuery, Runtime, SetPermissions,
+    Status,
+};
+use chimaera_faulty_runtime::params;
 use chimaera_proto::control::{self, ControlReply, ControlRequest};
 use chimaera_proto::limits::{MAX_SEGMENT_BYTES, MAX_SEGMENTS};
 use chimaera_shm::{Segment, packet};
@@ -230,4 +234,53 @@ fn what_a_user_does_in_a_loop_does_not_fill_the_log() {
         greedy.admin().destroy_pool("later").expect("it is its own");
         daemon_log().contains("more like this before, of the same user")
     });
+}
+
+/// A pool of the module that does everything wrong, for a user to make.
+fn endless(name: &str) -> GetOrCreatePool {
+    let params = format!("{}/nowhere/at all", params::CREATE_WAITS);
+    GetOrCreatePool::new(
+        chimaera_faulty_runtime::MODULE_NAME,
+        name,
+        PoolId::NULL,
+        params.into_bytes(),
+    )
+}
+
+#[test]
+fn what_a_user_asks_for_and_never_ends_delays_no_other_and_no_operator() {
+    if !has_users("turns of users") {
+        return;
+    }
+    let modules = format!("chimaera_bdev,{}", chimaera_faulty_runtime::MODULE_NAME);
+    let arguments = ["--modules", &modules, "--stop-timeout", "1"];
+    let mut daemon = UsersDaemon::start_with_one_worker(&arguments);
+    let greedy = daemon.user(GREEDY);
+    memory_pool(&greedy, "kept", MIB).expect("there is room");
+    for index in 0..64 {
+        let request = endless(&format!("endless {index}"));
+        let asked = greedy.admin();
+        std::mem::forget(asked.async_get_or_create_pool(PoolQuery::Dynamic, &request));
+    }
+    let operator = daemon.operator();
+    until("its share of the threads is taken", || {
+        let status = operator.admin().status().expect("a status");
+        status.changing_count >= 8
+    });
+    // Others make pools, operators too, and what is known or changed at once is no matter of making pools.
+    assert_serves_others(&daemon);
+    memory_pool(&operator, "an operator's", MIB).expect("there is room");
+    assert!(greedy.admin().list_pools().expect("a list").len() == 1);
+    let change = SetPermissions {
+        new_mode: Some(0o666),
+        pool: "kept".into(),
+        new_owner: None,
+        new_group: None,
+    };
+    let changed = greedy.admin().set_permissions(&change);
+    changed.expect("a revocation waits for no creation");
+    let refused = daemon.0.run(&["runtime", "stop"]);
+    refused.failure(chimaera_tests::exit::FAILED);
+    let (code, _) = daemon.0.wait();
+    assert_eq!(code, Some(chimaera_tests::exit::FAILED));
 }
