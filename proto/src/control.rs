@@ -67,8 +67,8 @@ pub enum ControlRequest {
         looks_at_files: bool,
     },
     /// Stops the daemon: it takes no more tasks, completes those in flight, flushes and ends its pools, and answers when
-    /// that is done or was given up. For operators, as [`Self::GetStatus`]. Repeated before it is answered it does
-    /// nothing but move the answer to the new request.
+    /// that is done or was given up. For operators, as [`Self::GetStatus`], which may be asked meanwhile: so this answer
+    /// may come after those of later requests.
     Stop,
 }
 

@@ -15,13 +15,14 @@ use nix::errno::Errno;
 use nix::sys::socket::{UnixAddr, getpeername};
 
 use crate::connection::ClientConnection;
-use crate::control::{ControlSocket, RequestError};
+use crate::control::ControlSocket;
 use crate::error::Error;
 use crate::finding;
 use crate::lane_pool::LanePool;
 use crate::memory::BufferMemory;
 use crate::options::ConnectOptions;
 use crate::reentrancy::{Inside, Mutex};
+use crate::request_error::RequestError;
 use crate::runtime::Runtime;
 use crate::runtime_inner::{DaemonInfo, RuntimeInner};
 

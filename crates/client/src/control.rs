@@ -28,6 +28,7 @@ use nix::sys::time::TimeVal;
 
 use crate::error::Error;
 use crate::reentrancy::{Inside, Mutex, refuse_inside};
+use crate::request_error::RequestError;
 
 /// How long the daemon may take for a reply. Its control side replies in microseconds; this is for a daemon that
 /// hangs.
@@ -51,6 +52,14 @@ struct Exchanges {
     next: u64,
     /// Why no further request can be sent, if so.
     ended: Option<ConnectionEnd>,
+    /// A request whose reply is not thrown away though other requests come before it.
+    kept: Option<KeptRequest>,
+}
+
+#[derive(Debug)]
+struct KeptRequest {
+    number: u64,
+    reply: Option<ControlReply>,
 }
 
 /// Why the connection has ended.
@@ -66,44 +75,6 @@ enum ExchangeError {
     Transient(RequestError),
     /// The end of the connection.
     Fatal(ConnectionEnd),
-}
-
-/// The failure of a request.
-#[derive(Debug)]
-pub(crate) struct RequestError {
-    pub(crate) error: Error,
-    /// Whether it is certain that the daemon has not carried it out: it refused, and has not carried out the same
-    /// request before either.
-    pub(crate) is_settled: bool,
-}
-
-impl RequestError {
-    fn unsettled(error: Error) -> Self {
-        Self {
-            error,
-            is_settled: false,
-        }
-    }
-
-    fn refused(status: Status, reason: String, operation: &str) -> Self {
-        Self {
-            error: Error::new(status, operation).with_account(reason),
-            // A daemon without descriptors cannot check whether the request is a repetition.
-            is_settled: status != Status::OutOfResources,
-        }
-    }
-
-    /// The reply is one to another kind of request.
-    pub(crate) fn unexpected(operation: &str) -> Self {
-        let error = Error::new(Status::ProtocolViolation, operation);
-        Self::unsettled(error.with_detail("the daemon's reply is not the expected one"))
-    }
-}
-
-impl From<RequestError> for Error {
-    fn from(error: RequestError) -> Self {
-        error.error
-    }
 }
 
 impl ControlSocket {
@@ -175,6 +146,7 @@ impl ControlSocket {
             exchanges: Mutex::new(Exchanges {
                 next: NO_REQUEST + 1,
                 ended: None,
+                kept: None,
             }),
         }
     }
@@ -235,34 +207,86 @@ impl ControlSocket {
         }
         let number = exchanges.next;
         exchanges.next += 1;
-        self.exchange(number, request, file, deadline, operation)
-            .map_err(|error| match error {
-                ExchangeError::Transient(error) => error,
-                ExchangeError::Fatal(end) => {
-                    RequestError::unsettled(exchanges.ended.insert(end).error(operation))
-                }
-            })
+        let answer = self
+            .send(number, request, file, operation)
+            .and_then(|is_closed| {
+                self.await_reply(&mut exchanges, (number, is_closed), deadline, operation)
+            });
+        answer.map_err(|error| exchanges.note(error, operation))
     }
 
-    fn exchange(
+    /// Sends a request that the daemon may take long to answer, and waits for the reply until this deadline; `None`
+    /// where it has not come by then. Called again, it only waits on: other requests may have been answered in between.
+    /// A connection has one such request.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub(crate) fn request_patiently(
+        &self,
+        request: &ControlRequest,
+        deadline: Instant,
+        operation: &str,
+    ) -> Option<Result<ControlReply, RequestError>> {
+        let mut exchanges = self.exchanges.try_lock_until(deadline)?;
+        let mut is_closed = false;
+        let number = match &mut exchanges.kept {
+            Some(KeptRequest { number, reply }) => match reply.take() {
+                Some(reply) => return Some(settled(reply, operation)),
+                None => *number,
+            },
+            None => {
+                let number = exchanges.next;
+                exchanges.next += 1;
+                match self.send(number, request, None, operation) {
+                    Ok(closed) => is_closed = closed,
+                    Err(error) => return Some(Err(exchanges.note(error, operation))),
+                }
+                let reply = None;
+                exchanges.kept = Some(KeptRequest { number, reply });
+                number
+            }
+        };
+        if let Some(end) = &exchanges.ended {
+            return Some(Err(RequestError::unsettled(end.error(operation))));
+        }
+        match self.await_reply(&mut exchanges, (number, is_closed), deadline, operation) {
+            Ok((reply, _)) => Some(Ok(reply)),
+            Err(ExchangeError::Transient(error))
+                if !error.is_settled && error.error.status() == Status::Busy =>
+            {
+                None
+            }
+            Err(error) => Some(Err(exchanges.note(error, operation))),
+        }
+    }
+
+    /// Sends a request. Gives whether the daemon has closed the connection: what it sent before can still be read.
+    fn send(
         &self,
         number: u64,
         request: &ControlRequest,
         file: Option<BorrowedFd<'_>>,
-        deadline: Instant,
         operation: &str,
-    ) -> Result<(ControlReply, Option<OwnedFd>), ExchangeError> {
+    ) -> Result<bool, ExchangeError> {
         let bytes = control::encode(number, request).map_err(|error| {
             let error = Error::new(Status::InvalidArgument, operation).with_detail(error);
             ExchangeError::Transient(RequestError::unsettled(error))
         })?;
-        // What the daemon sent before it closed the connection can still be read.
-        let mut is_closed = false;
         match packet::send(&*self.socket, &bytes, file) {
-            Ok(()) => {}
-            Err(error) if is_close(&error) => is_closed = true,
-            Err(error) => return Err(self.error_of(&error, operation)),
+            Ok(()) => Ok(false),
+            Err(error) if is_close(&error) => Ok(true),
+            Err(error) => Err(self.error_of(&error, operation)),
         }
+    }
+
+    /// Waits for the reply to a request that was sent.
+    fn await_reply(
+        &self,
+        exchanges: &mut Exchanges,
+        (number, mut is_closed): (u64, bool),
+        deadline: Instant,
+        operation: &str,
+    ) -> Result<(ControlReply, Option<OwnedFd>), ExchangeError> {
         loop {
             if !self.is_readable(deadline) {
                 return Err(ExchangeError::Transient(RequestError::unsettled(
@@ -290,7 +314,7 @@ impl ControlSocket {
                         account: Some(reason),
                     }));
                 }
-                (1.., _) if answered < number => {}
+                (1.., reply) if answered < number => exchanges.keep(answered, reply),
                 (_, ControlReply::Refused { status, reason }) if answered == number => {
                     return Err(ExchangeError::Transient(RequestError::refused(
                         status, reason, operation,
@@ -365,6 +389,35 @@ impl ControlSocket {
             self.reply_timeout
         );
         Error::new(Status::Busy, operation).with_account(account)
+    }
+}
+
+impl Exchanges {
+    /// Keeps the reply to a request that is waited for later. Any other is thrown away.
+    fn keep(&mut self, answered: u64, reply: ControlReply) {
+        if let Some(kept) = self.kept.as_mut().filter(|kept| kept.number == answered) {
+            kept.reply = Some(reply);
+        }
+    }
+
+    /// Notes the failure of a request, which may be the end of the connection.
+    fn note(&mut self, error: ExchangeError, operation: &str) -> RequestError {
+        match error {
+            ExchangeError::Transient(error) => error,
+            ExchangeError::Fatal(end) => {
+                RequestError::unsettled(self.ended.insert(end).error(operation))
+            }
+        }
+    }
+}
+
+/// A reply that was kept, as what comes of its request.
+fn settled(reply: ControlReply, operation: &str) -> Result<ControlReply, RequestError> {
+    match reply {
+        ControlReply::Refused { status, reason } => {
+            Err(RequestError::refused(status, reason, operation))
+        }
+        reply => Ok(reply),
     }
 }
 

@@ -16,12 +16,12 @@ use chimaera_shm::Doorbell;
 
 use crate::adaptive_spin::AdaptiveSpin;
 use crate::connection::ClientConnection;
-use crate::control::RequestError;
 use crate::error::Error;
 use crate::lane::ClientLane;
 use crate::lane::lingering::keep_for_handles;
 use crate::lane::submitter::LaneKind;
 use crate::reentrancy::{Inside, Mutex, NO_LANE, ThisThread, is_inside, refuse_inside};
+use crate::request_error::RequestError;
 
 /// The number of shared lanes, the last ones of a connection.
 const SHARED_LANES: usize = 8;

@@ -120,6 +120,7 @@ mod pool_handle;
 mod reentrancy;
 #[cfg(all(test, not(loom), feature = "embed"))]
 mod reentrancy_tests;
+mod request_error;
 mod runtime;
 mod runtime_inner;
 mod submit_parts;

@@ -8,9 +8,9 @@ use std::time::Instant;
 use chimaera_proto::Status;
 use chimaera_proto::control::{ControlReply, ControlRequest};
 
-use crate::control::RequestError;
 use crate::error::Error;
 use crate::reentrancy::{is_inside, refuse_inside};
+use crate::request_error::RequestError;
 use crate::runtime::Runtime;
 use crate::task::Task;
 use crate::task_error::TaskError;

@@ -14,9 +14,10 @@ use chimaera_shm::peer_process;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{UnixAddr, getpeername, getsockopt, sockopt};
 
-use crate::control::{ControlSocket, RequestError};
+use crate::control::ControlSocket;
 use crate::error::Error;
 use crate::options::ConnectOptions;
+use crate::request_error::RequestError;
 
 /// How long the daemon may take to look at the files of its modules before it is asked for what it knows without.
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
@@ -118,12 +119,13 @@ impl OperatorConnection {
     pub fn stop_within(&self, patience: Duration) -> Option<Result<(), Error>> {
         let operation = "stopping the runtime";
         let deadline = Instant::now() + patience;
+        let request = &ControlRequest::Stop;
         let answer = self
             .control
-            .request_by(&ControlRequest::Stop, None, deadline, operation);
-        in_time(answer.and_then(|reply| match reply.0 {
+            .request_patiently(request, deadline, operation)?;
+        Some(answer.map_err(Error::from).and_then(|reply| match reply {
             ControlReply::Stopped => Ok(()),
-            _ => Err(RequestError::unexpected(operation)),
+            _ => Err(RequestError::unexpected(operation).into()),
         }))
     }
 

@@ -14,11 +14,11 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
 use crate::call::{Call, Finished, Refused, Values, values};
-use crate::control::RequestError;
 use crate::error::Error;
 use crate::lane::ConnectionLost;
 use crate::lane_pool::LanePool;
 use crate::memory::BufferMemory;
+use crate::request_error::RequestError;
 use crate::runtime_inner::{DaemonInfo, RuntimeInner};
 use crate::task::Task;
 use crate::task::unsubmitted::{Unsubmitted, fill_payload};

@@ -24,7 +24,7 @@ const MAX_LOOKS: usize = 32;
 /// A connection of an operator who has asked something without a session.
 #[derive(Default)]
 pub(super) struct OperatorQuestions {
-    /// The number of the request to stop that is not answered yet, if there is one: the last, if it was repeated.
+    /// The number of the request to stop that is not answered yet, if there is one.
     stop: Option<u64>,
 }
 
@@ -114,7 +114,7 @@ impl Control {
         fitting(status)
     }
 
-    /// Has the host stop, or notes that the answer to that is for another request by now.
+    /// Has the host stop.
     fn stop_for(
         &mut self,
         id: u64,
@@ -129,9 +129,11 @@ impl Control {
         else {
             return Ok(None);
         };
-        if let Some(stop) = &mut questions.stop {
-            *stop = number;
-            return Ok(None);
+        if questions.stop.is_some() {
+            return Err(Refusal::new(
+                Status::ProtocolViolation,
+                "this connection has asked for the end already, and is answered when it has come",
+            ));
         }
         if self.shared.pools.is_closed() {
             return Err(Refusal::stopping());

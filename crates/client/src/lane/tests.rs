@@ -19,6 +19,7 @@ use crate::adaptive_spin::AdaptiveSpin;
 use crate::call::Call;
 use crate::connection::ClientConnection;
 use crate::control::{ControlSocket, DEFAULT_REPLY_TIMEOUT};
+
 use crate::lane::ClientLane;
 use crate::lane::claim::Flight;
 use crate::lane::handle::Collected;

@@ -33,9 +33,9 @@ use self::arena::{Arena, MAX_ARENA_CHUNK_BYTES, Region};
 pub(crate) use self::chunk::BufferChunk;
 use self::chunk::{ChunkOrigin, SizeClass};
 use self::segment_space::{SEGMENT_UNIT_BYTES, SegmentSpace, find_room, round_up_to_bin};
-use crate::control::RequestError;
 use crate::error::Error;
 use crate::reentrancy::{Mutex, refuse_inside};
+use crate::request_error::RequestError;
 
 /// The number of arenas, a power of two. If there are more threads, some share an arena.
 const ARENAS: usize = 32;
