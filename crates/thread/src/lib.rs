@@ -8,6 +8,7 @@
 //!   causes itself.
 
 pub mod condition;
+pub mod flocks;
 mod heaps;
 mod memory;
 pub mod standstill;

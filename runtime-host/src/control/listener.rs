@@ -35,9 +35,10 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{Mode, fchmod};
 
-use crate::error::HostError;
+use crate::error::{HostError, show_process};
 use crate::file_id::{FileId, id_of};
 use crate::lock::holder::lock_holder;
+use crate::lock::takeover::remove_lock_of_killed;
 use crate::lock::{SocketLock, lock_path, remove_if_same};
 use crate::log;
 use crate::trusted_path;
@@ -80,7 +81,21 @@ impl Listener {
             create_open(folder).map_err(failed)?;
         }
         check_folder(path, warns)?;
-        let lock = patiently(|| take_socket(path), HostError::may_pass)?;
+        let taken = patiently(|| take_socket(path, None), HostError::may_pass);
+        let lock = match taken {
+            Err(HostError::Killed { process, .. }) => {
+                if remove_lock_of_killed(path, process) {
+                    log::warning(format_args!(
+                        "the runtime {} that served {} was killed and cannot end: its place is taken, and the files \
+                         of its pools stay locked until it ends",
+                        show_process(process),
+                        printable(&path.to_string_lossy())
+                    ));
+                }
+                take_socket(path, Some(process))
+            }
+            taken => taken,
+        }?;
         let bound = Private::with_file(|| open(path, access), |bound| bound.socket.as_raw_fd());
         let bound = bound.map_err(failed)?;
         Ok(Self {
@@ -246,10 +261,11 @@ fn connect_to(path: &Path) -> io::Result<Option<(OwnedFd, i32)>> {
     }
 }
 
-/// Takes the lock of a socket, and frees its path.
-fn take_socket(path: &Path) -> Result<SocketLock, HostError> {
+/// Takes the lock of a socket, and frees its path, also of a socket of this process's if that was killed and cannot
+/// end.
+fn take_socket(path: &Path, killed: Option<i32>) -> Result<SocketLock, HostError> {
     let lock = SocketLock::take(path).map_err(|error| lock_refused(path, error))?;
-    remove_stale_socket(path)?;
+    remove_stale_socket(path, killed)?;
     Ok(lock)
 }
 
@@ -318,7 +334,7 @@ pub fn served_by(socket: &Path, process: i32) -> HostError {
 }
 
 /// Removes the socket that a dead daemon left behind. To be called with the lock.
-fn remove_stale_socket(path: &Path) -> Result<(), HostError> {
+fn remove_stale_socket(path: &Path, killed: Option<i32>) -> Result<(), HostError> {
     let failed = |error: io::Error| HostError::Listen {
         path: path.to_owned(),
         error,
@@ -333,6 +349,10 @@ fn remove_stale_socket(path: &Path) -> Result<(), HostError> {
     }
     match process_at(path) {
         Ok(None) => remove_if_same(path, id_of(&found)).map_err(failed),
+        // It accepts nobody any more.
+        Ok(Some(process)) if Some(process) == killed && is_killed(process) => {
+            remove_if_same(path, id_of(&found)).map_err(failed)
+        }
         Ok(Some(process)) => Err(served_by(path, process)),
         // Somebody listens and is too busy to answer, or the socket is of another kind.
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
@@ -419,7 +439,7 @@ mod tests {
         };
         let (first, file) = bound();
         // What another daemon does that found no lock and nobody who answers.
-        remove_stale_socket(&path).expect("it is taken for what a crash left");
+        remove_stale_socket(&path, None).expect("it is taken for what a crash left");
         let (second, other) = bound();
         let error = listen_at(first, &path, file).expect_err("it is another's place");
         assert!(error.to_string().contains("another runtime"), "{error}");

@@ -10,6 +10,7 @@
 //! - A file is removed only under the lock, and only if the path still names it.
 
 pub(crate) mod holder;
+pub(crate) mod takeover;
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -26,6 +27,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use crate::file_id::{FileId, id_of};
 use crate::own_files::OwnPath;
 use crate::trusted_path;
+use takeover::Takeover;
 
 /// The last word of a daemon that has flushed all of its pools.
 const FINISHED: &str = "finished";
@@ -247,8 +249,12 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
         let lock = flock.map_err(|(_, error)| io::Error::from(error))?;
         // A daemon that ended between our open and our lock has removed the file: then we hold a
         // lock on a file that the next daemon will not find by this name.
-        let held = id_of(&lock.metadata()?);
-        if std::fs::symlink_metadata(path).is_ok_and(|named| id_of(&named) == held) {
+        let is_named = {
+            let _here = Takeover::begin(&lock)?;
+            let held = id_of(&lock.metadata()?);
+            std::fs::symlink_metadata(path).is_ok_and(|named| id_of(&named) == held)
+        };
+        if is_named {
             return Ok(lock);
         }
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use chimaera_bdev_file::busy;
 use chimaera_proto::ModuleError;
-use chimaera_thread::standstill::patiently;
+use chimaera_thread::flocks::flock_holder;
+use chimaera_thread::standstill::{Standstill, patiently};
 
 use super::disk::PoolFile;
 
@@ -58,10 +59,26 @@ pub fn lock(path: &Path, file: &PoolFile) -> Result<FileLock, ModuleError> {
 pub fn lock_passed(path: &Path, file: &PoolFile) -> Result<FileLock, ModuleError> {
     let is_locked = |error: &TryLockError| matches!(error, TryLockError::WouldBlock);
     patiently(|| file.try_lock(), is_locked).map_err(|error| match error {
-        TryLockError::WouldBlock => busy(path, "another pool, or another process, has locked it"),
+        TryLockError::WouldBlock => busy(path, &who_has_locked(file)),
         TryLockError::Error(error) => {
             ModuleError::system(format_args!("cannot lock {}", path.display()), &error)
         }
     })?;
     Ok(FileLock(Some(Arc::clone(file))))
+}
+
+/// Says who has locked a file. A process that was killed keeps its locks as long as it cannot end.
+fn who_has_locked(file: &PoolFile) -> String {
+    let found = file.metadata().ok();
+    let holder = found.and_then(|found| flock_holder(&found, None));
+    match holder.filter(|&holder| holder > 0) {
+        Some(own) if own.cast_unsigned() == std::process::id() => {
+            "another pool has locked it".to_owned()
+        }
+        Some(holder) => match Standstill::of(holder) {
+            Some(standstill) => format!("process {holder}, which {standstill}, has locked it"),
+            None => format!("another process ({holder}) has locked it"),
+        },
+        None => "another pool, or another process, has locked it".to_owned(),
+    }
 }
