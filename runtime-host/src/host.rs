@@ -101,10 +101,7 @@ impl Host {
             inboxes: Arc::clone(&inboxes),
             parks_with_barrier: barrier::is_available(),
         });
-        let listeners = entrances.iter().map(|one| Arc::clone(&one.listener));
-        let departure = Arc::new(Departure::new(&shared, listeners.collect()));
-        let cut_short = Arc::clone(&departure);
-        shared.stopper.cuts_short_by(move || cut_short.cut_short());
+        let departure = departure_of(&shared, &entrances);
         let operators = config.operators.clone();
         let control = Control::new(
             Arc::clone(&shared),
@@ -297,6 +294,15 @@ impl Drop for Host {
         // Errors are in the log.
         let _ = self.shut_down();
     }
+}
+
+/// What lets go of what others wait for, also when the host's stopper is told to.
+fn departure_of(shared: &Arc<ControlSide>, entrances: &[Entrance]) -> Arc<Departure> {
+    let listeners = entrances.iter().map(|one| Arc::clone(&one.listener));
+    let departure = Arc::new(Departure::new(shared, listeners.collect()));
+    let cut_short = Arc::clone(&departure);
+    shared.stopper.cuts_short_by(move || cut_short.cut_short());
+    departure
 }
 
 /// Binds the sockets that a host listens on.

@@ -138,12 +138,42 @@ impl Control {
             }
         };
         let id = self.next_id;
+        let Some((socket, process)) = self.watch(id, socket, peer, standing) else {
+            return;
+        };
+        if entrance.is_some() {
+            let until = Instant::now() + GREETING_PATIENCE;
+            self.greeting.push_back((until, id));
+        }
+        self.connections.insert(
+            id,
+            Connection {
+                socket,
+                peer,
+                groups,
+                standing,
+                account,
+                charges,
+                process,
+                state: ConnectionState::Greeting,
+            },
+        );
+    }
+
+    /// Watches a new connection and its process, unless it is to be closed.
+    fn watch(
+        &mut self,
+        id: u64,
+        socket: Private<OwnedFd>,
+        peer: Peer,
+        standing: Standing,
+    ) -> Option<(Arc<Private<OwnedFd>>, Option<OwnedFd>)> {
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         if let Err(error) = self.epoll.add(&socket, EpollEvent::new(interest, id)) {
             let error = io::Error::from(error);
             self.reserve.note("a connection cannot be watched", &error);
             self.turn_away(Arc::new(socket), &error, peer);
-            return;
+            return None;
         }
         // Only a limit: without it the system's own applies.
         let _ = setsockopt(&socket, sockopt::SndBuf, &REPLY_BUFFER_BYTES);
@@ -171,27 +201,10 @@ impl Control {
                         self.turn_away(Arc::new(socket), &error, peer);
                     }
                 }
-                return;
+                return None;
             }
         };
-        let socket = Arc::new(socket);
-        if entrance.is_some() {
-            let until = Instant::now() + GREETING_PATIENCE;
-            self.greeting.push_back((until, id));
-        }
-        self.connections.insert(
-            id,
-            Connection {
-                socket,
-                peer,
-                groups,
-                standing,
-                account,
-                charges,
-                process,
-                state: ConnectionState::Greeting,
-            },
-        );
+        Some((Arc::new(socket), process))
     }
 
     /// Closes a connection that is more than its user may have, after telling why.

@@ -13,7 +13,7 @@ use crate::users::users_socket;
 #[derive(Debug, Subcommand)]
 pub(crate) enum RuntimeCommand {
     /// Run the daemon; it writes "ready" and serves until it is told to stop
-    Start(StartArguments),
+    Start(Box<StartArguments>),
     /// Stop the daemon: pools are drained, flushed and closed first
     Stop(DaemonArguments),
     /// Show what the daemon is doing
