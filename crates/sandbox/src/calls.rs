@@ -8,7 +8,7 @@ use std::io;
 
 use libc::{EAFNOSUPPORT, ENOSYS, EPERM, c_long};
 
-use crate::Measure;
+use crate::SandboxMeasure;
 use crate::filter::{Rule, When, install};
 
 pub(crate) const NAME: &str = "system calls";
@@ -252,22 +252,22 @@ fn from_serving_on() -> Vec<Rule> {
 }
 
 /// Refuses what nothing in a daemon needs, in this thread and what it starts.
-pub(crate) fn refuse_from_the_start(makes_rings: bool) -> Vec<Measure> {
+pub(crate) fn refuse_from_the_start(makes_rings: bool) -> Vec<SandboxMeasure> {
     if let Err(error) = install(&from_the_start(makes_rings), false) {
-        return vec![Measure::missing(
+        return vec![SandboxMeasure::missing(
             NAME,
             format!("not restricted: seccomp was refused: {error}"),
         )];
     }
     let rings = match makes_rings {
-        false => Measure::in_force(RINGS, "no ring is made after the start"),
-        true => Measure::missing(
+        false => SandboxMeasure::in_force(RINGS, "no ring is made after the start"),
+        true => SandboxMeasure::missing(
             RINGS,
             "rings are made after the start, and what is done through a ring is no system call",
         ),
     };
     vec![
-        Measure::in_force(
+        SandboxMeasure::in_force(
             NAME,
             "none that starts programs or processes, begins connections, changes owners or modes, or is for \
              administration",

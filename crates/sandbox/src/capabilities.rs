@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::Measure;
+use crate::SandboxMeasure;
 
 pub(crate) const NAME: &str = "capabilities";
 
@@ -54,18 +54,18 @@ struct Half {
 const VERSION: u32 = 0x2008_0522;
 
 /// Has no program that this process executes give it rights that it does not have.
-pub(crate) fn gain_no_privileges() -> Measure {
+pub(crate) fn gain_no_privileges() -> SandboxMeasure {
     const NAME: &str = "privileges";
     match nix::sys::prctl::set_no_new_privs() {
-        Ok(()) => Measure::in_force(NAME, "no program gives it further ones (no_new_privs)"),
-        Err(error) => Measure::missing(NAME, format!("no_new_privs was refused: {error}")),
+        Ok(()) => SandboxMeasure::in_force(NAME, "no program gives it further ones (no_new_privs)"),
+        Err(error) => SandboxMeasure::missing(NAME, format!("no_new_privs was refused: {error}")),
     }
 }
 
 /// Gives up all capabilities of this thread but those in `kept` that it has, for good.
-pub(crate) fn keep_only(kept: &[Capability]) -> Measure {
+pub(crate) fn keep_only(kept: &[Capability]) -> SandboxMeasure {
     let Ok(had) = read() else {
-        return Measure::missing(NAME, "this system does not say which there are");
+        return SandboxMeasure::missing(NAME, "this system does not say which there are");
     };
     let mask = kept.iter().fold(0, |mask, one| mask | 1 << one.number());
     let permitted = had[0].permitted & mask;
@@ -81,14 +81,14 @@ pub(crate) fn keep_only(kept: &[Capability]) -> Measure {
         inheritable: 0,
     };
     if let Err(error) = write(&[low, Half::default()]) {
-        return Measure::missing(NAME, format!("they could not be given up: {error}"));
+        return SandboxMeasure::missing(NAME, format!("they could not be given up: {error}"));
     }
     let names: Vec<_> = kept
         .iter()
         .filter(|one| permitted & 1 << one.number() != 0)
         .map(ToString::to_string)
         .collect();
-    Measure::in_force(
+    SandboxMeasure::in_force(
         NAME,
         match names.is_empty() {
             true => "none".to_owned(),

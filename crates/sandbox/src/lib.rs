@@ -7,8 +7,8 @@
 //!
 //! Laws of this crate:
 //! - It knows nothing of hosts and modules: it is told what is needed.
-//! - Nothing is claimed that is not in force. What the kernel does not have is a [`Measure`] that says so, and no
-//!   error: an older kernel has a daemon that can do more.
+//! - Nothing is claimed that is not in force. What the kernel does not have is a [`SandboxMeasure`] that says so, and
+//! no error: an older kernel has a daemon that can do more.
 //! - No refused system call ends the process.
 
 mod calls;
@@ -58,7 +58,7 @@ pub struct Means {
 
 /// One thing that a daemon has given up, or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Measure {
+pub struct SandboxMeasure {
     /// What it is about.
     pub name: &'static str,
     /// Whether all of it is in force.
@@ -67,7 +67,7 @@ pub struct Measure {
     pub text: String,
 }
 
-impl Measure {
+impl SandboxMeasure {
     fn in_force(name: &'static str, text: impl Into<String>) -> Self {
         Self {
             name,
@@ -91,7 +91,7 @@ const SWITCHED_OFF: &str = "switched off by";
 /// What a process has given up.
 #[derive(Debug)]
 pub struct Confinement {
-    measures: Vec<Measure>,
+    measures: Vec<SandboxMeasure>,
     /// Whether system calls are refused, so that more of them can be.
     filters: bool,
 }
@@ -125,7 +125,7 @@ impl Confinement {
                 }
                 capabilities::keep_only(&kept)
             }
-            false => Measure::missing(
+            false => SandboxMeasure::missing(
                 capabilities::NAME,
                 format!("{SWITCHED_OFF} --keep-capabilities"),
             ),
@@ -133,7 +133,7 @@ impl Confinement {
         measures.extend(beneath);
         let calls = match means.seccomp {
             true => calls::refuse_from_the_start(needs.makes_rings),
-            false => vec![Measure::missing(
+            false => vec![SandboxMeasure::missing(
                 calls::NAME,
                 format!("{SWITCHED_OFF} --no-seccomp"),
             )],
@@ -163,7 +163,7 @@ impl Confinement {
 
     /// What was given up, and what was not.
     #[must_use]
-    pub fn measures(&self) -> &[Measure] {
+    pub fn measures(&self) -> &[SandboxMeasure] {
         &self.measures
     }
 }

@@ -12,7 +12,7 @@ use landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
-use crate::{Files, Measure};
+use crate::{Files, SandboxMeasure};
 
 pub(crate) const FILES: &str = "paths";
 const NETWORK: &str = "network";
@@ -42,7 +42,7 @@ fn changes() -> BitFlags<AccessFs> {
 ///
 /// # Errors
 /// The kernel's, where it knows Landlock.
-pub(crate) fn restrict(files: &Files) -> io::Result<Vec<Measure>> {
+pub(crate) fn restrict(files: &Files) -> io::Result<Vec<SandboxMeasure>> {
     let (landlock, missing) = apply(files).map_err(|error| cause(&*error))?;
     Ok(said(version_of(landlock), files, &missing))
 }
@@ -61,9 +61,9 @@ fn cause(error: &(dyn Error + 'static)) -> io::Error {
 }
 
 /// What is said where nothing is restricted, for this reason.
-pub(crate) fn unrestricted(why: impl Into<String>) -> Vec<Measure> {
+pub(crate) fn unrestricted(why: impl Into<String>) -> Vec<SandboxMeasure> {
     let why = why.into();
-    let say = |name| Measure::missing(name, format!("not restricted: {why}"));
+    let say = |name| SandboxMeasure::missing(name, format!("not restricted: {why}"));
     vec![say(FILES), say(NETWORK), say(PROCESSES)]
 }
 
@@ -126,25 +126,25 @@ fn means_missing(error: &io::Error) -> bool {
 }
 
 /// What is in force under a version of Landlock, and what the kernel does not have.
-fn said(version: i32, files: &Files, missing: &[PathBuf]) -> Vec<Measure> {
+fn said(version: i32, files: &Files, missing: &[PathBuf]) -> Vec<SandboxMeasure> {
     if version < 1 {
         return unrestricted(
             "this kernel has no Landlock (Linux 5.13), or it is not enabled there",
         );
     }
     let network = match version {
-        ..4 => Measure::missing(
+        ..4 => SandboxMeasure::missing(
             NETWORK,
             "not restricted: this kernel's Landlock does not know it (Linux 6.7 does)",
         ),
-        _ => Measure::in_force(NETWORK, "no TCP connection is made, and no port opened"),
+        _ => SandboxMeasure::in_force(NETWORK, "no TCP connection is made, and no port opened"),
     };
     let processes = match version {
-        ..6 => Measure::missing(
+        ..6 => SandboxMeasure::missing(
             PROCESSES,
             "others can be sent signals: this kernel's Landlock does not know them (Linux 6.12 does)",
         ),
-        _ => Measure::in_force(
+        _ => SandboxMeasure::in_force(
             PROCESSES,
             "no other process is sent a signal, traced, or reached by an abstract socket",
         ),
@@ -152,9 +152,9 @@ fn said(version: i32, files: &Files, missing: &[PathBuf]) -> Vec<Measure> {
     vec![said_of_files(version, files, missing), network, processes]
 }
 
-fn said_of_files(version: i32, files: &Files, missing: &[PathBuf]) -> Measure {
+fn said_of_files(version: i32, files: &Files, missing: &[PathBuf]) -> SandboxMeasure {
     if let Some(why) = &files.any {
-        return Measure::missing(
+        return SandboxMeasure::missing(
             FILES,
             format!("not restricted, as {why}; nothing is executed"),
         );
@@ -180,8 +180,8 @@ fn said_of_files(version: i32, files: &Files, missing: &[PathBuf]) -> Measure {
         list(&files.read)
     );
     match version {
-        ..3 => Measure::missing(FILES, text),
-        _ => Measure::in_force(FILES, text),
+        ..3 => SandboxMeasure::missing(FILES, text),
+        _ => SandboxMeasure::in_force(FILES, text),
     }
 }
 
@@ -256,7 +256,7 @@ mod tests {
     }
 
     /// Whether files are restricted at all on this kernel.
-    fn version_in(said: &[Measure]) -> bool {
+    fn version_in(said: &[SandboxMeasure]) -> bool {
         !said[0].text.starts_with("not restricted")
     }
 }

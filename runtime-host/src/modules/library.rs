@@ -52,8 +52,8 @@ pub(crate) fn load(
         let mut failure =
             ModuleError::system(format_args!("cannot read {}", path.display()), &error);
         if error.kind() == io::ErrorKind::PermissionDenied && path.is_symlink() {
-            failure.message += "; a daemon follows links to libraries only into folders that it was told of when it was \
-                                started: name the one that this link leads to with --plugin-dir, too";
+            failure.message += "; a daemon follows links to libraries only into folders that it was told of when it \
+                                was started: name the one that this link leads to with --plugin-dir, too";
         }
         failure
     };

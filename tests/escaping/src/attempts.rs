@@ -14,7 +14,7 @@ use std::ptr::null;
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode, squeue};
 
-use crate::contract::Attempt;
+use crate::contract::EscapeAttempt;
 
 /// What the attempts are made at.
 pub(crate) struct Aims {
@@ -36,52 +36,58 @@ impl Aims {
     }
 
     /// The number of the error that prevents it, or 0.
-    pub(crate) fn attempt(&self, attempt: Attempt) -> i32 {
+    pub(crate) fn attempt(&self, attempt: EscapeAttempt) -> i32 {
         match self.result(attempt) {
             Ok(()) => 0,
             Err(error) => error.raw_os_error().unwrap_or(-1),
         }
     }
 
-    fn result(&self, attempt: Attempt) -> io::Result<()> {
+    fn result(&self, attempt: EscapeAttempt) -> io::Result<()> {
         match attempt {
-            Attempt::Read => fs::read(&self.file).map(drop),
-            Attempt::Write => OpenOptions::new().write(true).open(&self.file).map(drop),
-            Attempt::Truncate => {
+            EscapeAttempt::Read => fs::read(&self.file).map(drop),
+            EscapeAttempt::Write => OpenOptions::new().write(true).open(&self.file).map(drop),
+            EscapeAttempt::Truncate => {
                 let path = CString::new(self.file.as_os_str().as_bytes())?;
                 // SAFETY: the path is valid during the call.
                 done(unsafe { libc::truncate(path.as_ptr(), 0) })
             }
-            Attempt::Remove => fs::remove_file(&self.file),
-            Attempt::Make => File::create(self.file.with_extension("new")).map(drop),
-            Attempt::ChangeMode => fs::set_permissions(&self.file, Permissions::from_mode(0o666)),
-            Attempt::ChangeOwner => chown(&self.file, Some(65532), None),
-            Attempt::ConnectTcp => TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).map(drop),
-            Attempt::Listen => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(drop),
-            Attempt::ConnectUnix => UnixStream::connect(&self.socket).map(drop),
-            Attempt::Datagram => {
+            EscapeAttempt::Remove => fs::remove_file(&self.file),
+            EscapeAttempt::Make => File::create(self.file.with_extension("new")).map(drop),
+            EscapeAttempt::ChangeMode => {
+                fs::set_permissions(&self.file, Permissions::from_mode(0o666))
+            }
+            EscapeAttempt::ChangeOwner => chown(&self.file, Some(65532), None),
+            EscapeAttempt::ConnectTcp => {
+                TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).map(drop)
+            }
+            EscapeAttempt::Listen => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(drop),
+            EscapeAttempt::ConnectUnix => UnixStream::connect(&self.socket).map(drop),
+            EscapeAttempt::Datagram => {
                 let (sender, _other) = UnixDatagram::pair()?;
                 sender.send_to(b"word", &self.socket).map(drop)
             }
-            Attempt::Execute => execute(),
-            Attempt::Fork => fork(),
+            EscapeAttempt::Execute => execute(),
+            EscapeAttempt::Fork => fork(),
             // SAFETY: the calls take numbers alone.
-            Attempt::Signal => done(unsafe { libc::kill(self.process, 0) }),
-            Attempt::Trace => {
+            EscapeAttempt::Signal => done(unsafe { libc::kill(self.process, 0) }),
+            EscapeAttempt::Trace => {
                 // SAFETY: the call takes numbers alone; nothing of this process is traced.
                 let traced = unsafe { libc::ptrace(libc::PTRACE_SEIZE, self.process, 0, 0) };
                 done(traced as i32)
             }
-            Attempt::Environment => fs::read(format!("/proc/{}/environ", self.process)).map(drop),
+            EscapeAttempt::Environment => {
+                fs::read(format!("/proc/{}/environ", self.process)).map(drop)
+            }
             // SAFETY: the call takes numbers alone.
-            Attempt::ChangeUser => done(unsafe { libc::setresuid(65532, 65532, 65532) }),
-            Attempt::Mount => self.mount(),
+            EscapeAttempt::ChangeUser => done(unsafe { libc::setresuid(65532, 65532, 65532) }),
+            EscapeAttempt::Mount => self.mount(),
             // SAFETY: the call takes numbers alone.
-            Attempt::Unshare => done(unsafe { libc::unshare(libc::CLONE_NEWUSER) }),
-            Attempt::MakeRing => IoUring::new(4).map(drop),
-            Attempt::ReadByRing => self.read_by_ring(),
-            Attempt::ConnectByRing => self.connect_by_ring(),
-            Attempt::SocketByRing => socket_by_ring(&mut IoUring::new(4)?).map(drop),
+            EscapeAttempt::Unshare => done(unsafe { libc::unshare(libc::CLONE_NEWUSER) }),
+            EscapeAttempt::MakeRing => IoUring::new(4).map(drop),
+            EscapeAttempt::ReadByRing => self.read_by_ring(),
+            EscapeAttempt::ConnectByRing => self.connect_by_ring(),
+            EscapeAttempt::SocketByRing => socket_by_ring(&mut IoUring::new(4)?).map(drop),
         }
     }
 

@@ -11,7 +11,7 @@ pub const TRY: u16 = 0;
 /// this machine, a Unix socket, and a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
-pub enum Attempt {
+pub enum EscapeAttempt {
     /// Reads the file.
     Read,
     /// Opens the file for writing.
@@ -60,7 +60,7 @@ pub enum Attempt {
     SocketByRing,
 }
 
-impl Attempt {
+impl EscapeAttempt {
     /// All of them.
     pub const ALL: &[Self] = &[
         Self::Read,

@@ -13,7 +13,7 @@ use chimaera_chimod::{
 use chimaera_proto::Status;
 
 use attempts::Aims;
-pub use contract::{Attempt, MODULE_NAME, TRY};
+pub use contract::{EscapeAttempt, MODULE_NAME, TRY};
 
 struct EscapingContainer {
     aims: Arc<Aims>,
@@ -40,7 +40,7 @@ impl Container for EscapingContainer {
 
     fn submit(&self, _: &mut Worker<'_>, request: Request) -> Activity {
         let [attempt, on_thread, ..] = request.arguments();
-        let Some(&attempt) = Attempt::ALL.get(attempt as usize) else {
+        let Some(&attempt) = EscapeAttempt::ALL.get(attempt as usize) else {
             request.fail(Status::InvalidArgument);
             return Activity::IDLE;
         };

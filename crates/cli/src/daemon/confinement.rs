@@ -22,8 +22,8 @@ const RINGS_PER_WORKER: usize = 32;
 /// Of the descriptors that the daemon may have, those for rings are this part at most, so that clients find some.
 const RINGS_PART: u64 = 4;
 
-/// What is read whatever the options say: what the system says of this process, its memory and its devices; and what the
-/// C library and its loader need for a module's library.
+/// What is read whatever the options say: what the system says of this process, its memory and its devices; and what
+/// the C library and its loader need for a module's library.
 const READ: &[&str] = &[
     // Other processes keep to themselves what they have open and in memory: Landlock lets nobody trace them.
     "/proc",

@@ -4,8 +4,8 @@
 //! - No reader of the daemon's output can hold the daemon up or make it fail: one thread writes the log
 //!   ([`chimaera_runtime::log`]), and another one everything else ([`announcer`]). No other code of the daemon writes
 //!   to standard output or standard error.
-//! - What the process does not need it gives up before its first thread ([`confinement`]), and what only its start needs
-//!   before it says that it serves.
+//! - What the process does not need it gives up before its first thread ([`confinement`]), and what only its start
+//! needs before it says that it serves.
 //! - No signal that a process can survive ends the daemon before its pools are flushed ([`signals`]).
 
 mod announcer;

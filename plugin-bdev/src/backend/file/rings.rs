@@ -1,5 +1,5 @@
-//! The kernel's rings: made so that nothing but reading and writing a registered file can be asked of them, and, where a
-//! daemon gives up the right to make rings, kept in stock.
+//! The kernel's rings: made so that nothing but reading and writing a registered file can be asked of them, and, where
+//! a daemon gives up the right to make rings, kept in stock.
 //!
 //! What is done through a ring is no system call, so no filter of system calls sees it. A ring that is restricted
 //! carries out no other operation, on no other file than one that was registered in it.
