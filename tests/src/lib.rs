@@ -37,9 +37,9 @@ pub use address_space::{connect_at_limits, limit_address_space};
 pub use background_daemon::BackgroundDaemon;
 pub use build::{library_folder, program};
 pub use chimaera_testing::{
-    GIB, KIB, LoopDevice, MIB, PATIENCE, Pattern, Polled, SmallFileSystem, WakeCount, Watchdog,
-    Xorshift, block_on, disk_folder, is_in_state, is_root, skipped, thread_sleeps, tmpfs_folder,
-    until, within,
+    FreezableFileSystem, GIB, KIB, LoopDevice, MIB, PATIENCE, Pattern, Polled, SmallFileSystem,
+    WakeCount, Watchdog, Xorshift, block_on, disk_folder, is_in_state, is_root, skipped,
+    thread_sleeps, tmpfs_folder, until, within,
 };
 pub use commands::{chimaera, exit, json};
 pub use control_group::ControlGroup;

@@ -18,6 +18,7 @@ mod device;
 mod fake_bdev;
 #[cfg(feature = "fake-host")]
 mod fake_host;
+mod freezable;
 mod fuse;
 mod fuzz;
 #[cfg(feature = "raw-client")]
@@ -40,6 +41,7 @@ pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
 pub use fake_bdev::{LOST_TAG, fake_bdev};
 #[cfg(feature = "fake-host")]
 pub use fake_host::{FakeHost, FakeModule, Fate, HostBuffer, Verdict, attaching, attaching_to};
+pub use freezable::{FreezableFileSystem, Frozen};
 pub use fuse::{FuseCall, FuseServer};
 pub use fuzz::{Fuzz, FuzzCount, FuzzInput};
 #[cfg(feature = "raw-client")]

@@ -5,23 +5,28 @@
 //!   maps into the process has a single consumer.
 //! - Results are taken from the mapped ring without a system call. If the ring is not the one
 //!   known here (its magic says), `io_getevents` takes its place.
-//! - Dropping a context waits until the kernel touches no memory of its operations any more.
+//! - Dropping a context waits until the kernel touches no memory of its operations any more, also of those that the
+//!   submitter has yet to hand over.
+//! - What may keep whoever hands it to the kernel is left to the pool's [`submitter`](super::submitter), and so is what
+//!   the kernel gives back because it was told not to wait.
 
+use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use chimaera_bdev_format::image::PoolFile;
 use nix::sys::eventfd::EventFd;
 
+use super::aio_ring::{IoEvent, Ring};
+use super::blocking::{Blocking, Way};
 use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
+use super::submitter::{Desk, Submitter, io_submit};
 
 const IOCB_CMD_PREAD: u16 = 0;
 const IOCB_CMD_PWRITE: u16 = 1;
 /// The control block names an eventfd that is signalled when the operation ends.
 const IOCB_FLAG_RESFD: u32 = 1;
-const RING_MAGIC: u32 = 0xa10a_10a1;
 
 /// `struct iocb` of `linux/aio_abi.h`, in its little-endian layout.
 #[derive(Clone, Copy)]
@@ -41,29 +46,6 @@ struct ControlBlock {
     result_eventfd: u32,
 }
 
-/// `struct io_event` of `linux/aio_abi.h`.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct IoEvent {
-    data: u64,
-    control_block: u64,
-    result: i64,
-    result2: i64,
-}
-
-/// Head of `struct aio_ring` of the kernel's `fs/aio.c`; the events follow at `header_len`.
-#[repr(C)]
-struct RingHeader {
-    id: u32,
-    entries: u32,
-    head: AtomicU32,
-    tail: AtomicU32,
-    magic: u32,
-    compatible_features: u32,
-    incompatible_features: u32,
-    header_len: u32,
-}
-
 const _: () = {
     assert!(
         cfg!(target_endian = "little"),
@@ -75,9 +57,24 @@ const _: () = {
     assert!(std::mem::offset_of!(ControlBlock, address) == 24);
     assert!(std::mem::offset_of!(ControlBlock, offset) == 40);
     assert!(std::mem::offset_of!(ControlBlock, result_eventfd) == 60);
-    assert!(size_of::<IoEvent>() == 32);
-    assert!(size_of::<RingHeader>() == 32);
 };
+
+impl ControlBlock {
+    const NONE: Self = Self {
+        data: 0,
+        key: 0,
+        rw_flags: 0,
+        opcode: 0,
+        priority: 0,
+        file: 0,
+        address: 0,
+        len_bytes: 0,
+        offset: 0,
+        reserved: 0,
+        flags: 0,
+        result_eventfd: 0,
+    };
+}
 
 /// An AIO context on one file.
 pub(super) struct Aio {
@@ -85,16 +82,25 @@ pub(super) struct Aio {
     ring: Option<Ring>,
     file: PoolFile,
     wake: Arc<EventFd>,
-    depth: usize,
-    control_blocks: Vec<ControlBlock>,
-    // Room for the addresses of `control_blocks` during a system call; empty otherwise. Numbers,
-    // so that the value may move between threads.
+    /// One for each operation in flight. The kernel reads them, and names them in its results.
+    blocks: Box<[UnsafeCell<ControlBlock>]>,
+    /// Those of no operation.
+    free: Vec<u32>,
+    handing: Option<Handing>,
+    // Room for addresses of control blocks during a system call; empty otherwise.
     addresses: Vec<usize>,
 }
 
+/// How operations are handed to the kernel where that must not keep the worker.
+struct Handing {
+    blocking: Blocking,
+    submitter: Arc<Submitter>,
+    desk: Arc<Desk>,
+}
+
 impl Aio {
-    /// Makes a context for `depth` operations in flight on `file`. `wake` is signalled when one
-    /// ends.
+    /// Makes a context for `depth` operations in flight on `file`. `wake` is signalled when one ends. Submitting may
+    /// block.
     ///
     /// # Errors
     /// The kernel's; `WouldBlock` if the system's number of AIO operations is exhausted.
@@ -113,43 +119,127 @@ impl Aio {
             ring,
             file,
             wake,
-            depth: depth as usize,
-            control_blocks: Vec::with_capacity(depth as usize),
+            blocks: (0..depth)
+                .map(|_| UnsafeCell::new(ControlBlock::NONE))
+                .collect(),
+            // The first ones first.
+            free: (0..depth).rev().collect(),
+            handing: None,
             addresses: Vec::with_capacity(depth as usize),
         })
     }
 
-    fn control_block(&self, command: &DeviceCommand) -> ControlBlock {
+    /// Has the submitter hand to the kernel what may block there.
+    pub(super) fn without_blocking(
+        mut self,
+        blocking: Blocking,
+        submitter: &Arc<Submitter>,
+    ) -> Self {
+        self.handing = Some(Handing {
+            blocking,
+            submitter: Arc::clone(submitter),
+            desk: Desk::new(self.context, Arc::clone(&self.wake)),
+        });
+        self
+    }
+
+    fn control_block(&self, command: &DeviceCommand, way: Way) -> ControlBlock {
         ControlBlock {
             data: command.tag,
-            key: 0,
-            rw_flags: 0,
+            rw_flags: match way {
+                Way::NoWait => libc::RWF_NOWAIT,
+                Way::Plain | Way::HandedOver => 0,
+            },
             opcode: match command.opcode {
                 Opcode::Read => IOCB_CMD_PREAD,
                 Opcode::Write => IOCB_CMD_PWRITE,
             },
-            priority: 0,
             file: descriptor(self.file.as_raw_fd()),
             address: command.address as u64,
             len_bytes: u64::from(command.len_bytes),
             // Lies within the pool, and no file is larger than `i64::MAX`.
             offset: command.offset_in_device.cast_signed(),
-            reserved: 0,
             flags: IOCB_FLAG_RESFD,
             result_eventfd: descriptor(std::os::fd::AsFd::as_fd(&*self.wake).as_raw_fd()),
+            ..ControlBlock::NONE
+        }
+    }
+
+    /// Hands control blocks to the submitter, which has no flags any more then. They are nobody else's until their
+    /// operations have ended.
+    fn hand_over(&self, handing: &Handing, addresses: &[usize]) {
+        for &address in addresses {
+            let block = address as *mut ControlBlock;
+            // SAFETY: the block is one of `blocks`, and no operation's under way. It is kept until the operation has
+            // ended, or `drop` has closed the desk; what it names is valid by the contract of `submit`.
+            unsafe {
+                (&raw mut (*block).rw_flags).write(0);
+                let index = self.index_of(address as u64);
+                handing.submitter.hand_over(&handing.desk, index, address);
+            }
+        }
+        handing.submitter.wake();
+    }
+
+    #[cfg(test)]
+    pub(super) fn blocking(&self) -> Option<Blocking> {
+        Some(self.handing.as_ref()?.blocking)
+    }
+
+    /// The index of the control block with this address.
+    fn index_of(&self, address: u64) -> u32 {
+        index_of(&self.blocks, address)
+    }
+
+    /// Goes on after the kernel has taken only some of the operations that were offered, or none. Returns whether the
+    /// rest is in other hands.
+    #[cold]
+    fn pass_on_rest(&mut self, taken: &io::Result<usize>, handed_over: usize) -> bool {
+        let addresses = std::mem::take(&mut self.addresses);
+        let rest = &addresses[*taken.as_ref().unwrap_or(&0)..];
+        let errno = taken.as_ref().err().and_then(io::Error::raw_os_error);
+        let is_passing = errno == Some(libc::EAGAIN) && handed_over == 0;
+        let is_passed_on = match &mut self.handing {
+            Some(handing) if !is_passing => {
+                if let Some(libc::EOPNOTSUPP | libc::EINVAL) = errno {
+                    // The file, or this kernel, does not know what it is told.
+                    handing.blocking = Blocking::All;
+                }
+                true
+            }
+            _ => false,
+        };
+        if is_passed_on && let Some(handing) = &self.handing {
+            self.hand_over(handing, rest);
+        } else {
+            for &address in rest {
+                let index = self.index_of(address as u64);
+                self.free.push(index);
+            }
+        }
+        self.addresses = addresses;
+        self.addresses.clear();
+        is_passed_on
+    }
+
+    /// Has what the kernel would not do at once done by whoever may wait.
+    #[cold]
+    fn do_again(&mut self, addresses: &[usize], knows_flag: bool) {
+        if let Some(handing) = &mut self.handing
+            && !knows_flag
+        {
+            handing.blocking = Blocking::All;
+        }
+        if let Some(handing) = &self.handing {
+            self.hand_over(handing, addresses);
         }
     }
 
     /// Takes results by system call.
-    fn reap_by_call(&self, results: &mut Vec<DeviceResult>) {
+    fn reap_by_call(context: libc::c_ulong, mut each: impl FnMut(&IoEvent)) {
         const AT_ONCE: usize = 64;
         loop {
-            let mut events = [IoEvent {
-                data: 0,
-                control_block: 0,
-                result: 0,
-                result2: 0,
-            }; AT_ONCE];
+            let mut events = [IoEvent::NONE; AT_ONCE];
             let now = libc::timespec {
                 tv_sec: 0,
                 tv_nsec: 0,
@@ -159,7 +249,7 @@ impl Aio {
             let count = unsafe {
                 libc::syscall(
                     libc::SYS_io_getevents,
-                    self.context,
+                    context,
                     0 as libc::c_long,
                     AT_ONCE as libc::c_long,
                     events.as_mut_ptr(),
@@ -168,7 +258,7 @@ impl Aio {
             };
             // An error can only be an interrupted call: the next pass tries again.
             let count = usize::try_from(count).unwrap_or(0);
-            results.extend(events[..count].iter().map(IoEvent::result));
+            events[..count].iter().for_each(&mut each);
             if count < AT_ONCE {
                 return;
             }
@@ -178,125 +268,120 @@ impl Aio {
 
 impl Engine for Aio {
     unsafe fn submit(&mut self, batch: &[DeviceCommand]) -> io::Result<usize> {
-        let batch = &batch[..batch.len().min(self.depth)];
-        self.control_blocks.clear();
+        let batch = &batch[..batch.len().min(self.free.len())];
+        if batch.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let blocking = self.handing.as_ref().map(|handing| handing.blocking);
+        let mut handed_over = 0;
         for command in batch {
-            let block = self.control_block(command);
-            self.control_blocks.push(block);
+            let way = blocking.map_or(Way::Plain, |blocking| blocking.way(command.opcode));
+            let block = self.control_block(command, way);
+            let index = self.free.pop().expect("there are as many as in the batch");
+            let place = self.blocks[index as usize].get();
+            // SAFETY: the place is no operation's.
+            unsafe { place.write(block) };
+            match &self.handing {
+                Some(handing) if way == Way::HandedOver => {
+                    handed_over += 1;
+                    // SAFETY: as in `hand_over`.
+                    unsafe {
+                        handing
+                            .submitter
+                            .hand_over(&handing.desk, index, place as usize);
+                    }
+                }
+                _ => self.addresses.push(place as usize),
+            }
+        }
+        if handed_over > 0
+            && let Some(handing) = &self.handing
+        {
+            handing.submitter.wake();
+        }
+        if self.addresses.is_empty() {
+            return Ok(batch.len());
+        }
+        // SAFETY: the context is alive, and the addresses are of control blocks that are kept until their operations
+        // have ended. The memory that they name stays valid until the operation ends, by this function's contract;
+        // ended operations are all that `reap` reports, and `drop` waits for the others.
+        let taken = unsafe { io_submit(self.context, &self.addresses) };
+        if !matches!(taken, Ok(count) if count == self.addresses.len())
+            && !self.pass_on_rest(&taken, handed_over)
+        {
+            return taken;
         }
         self.addresses.clear();
-        self.addresses.extend(
-            self.control_blocks
-                .iter()
-                .map(|block| &raw const *block as usize),
-        );
-        // SAFETY: the context is alive, and the array holds as many addresses of control blocks
-        // as is said. The kernel copies the blocks during the call. The memory that they name
-        // stays valid until the operation ends, by this function's contract; ended operations
-        // are all that `reap` reports, and `drop` waits for the others.
-        let started = unsafe {
-            libc::syscall(
-                libc::SYS_io_submit,
-                self.context,
-                self.addresses.len() as libc::c_long,
-                self.addresses.as_ptr(),
-            )
-        };
-        usize::try_from(started).map_err(|_| io::Error::last_os_error())
+        Ok(batch.len())
     }
 
     fn reap(&mut self, results: &mut Vec<DeviceResult>) {
-        match &mut self.ring {
-            Some(ring) => ring.take(results),
-            None => self.reap_by_call(results),
+        let Self {
+            context,
+            ring,
+            blocks,
+            free,
+            handing,
+            addresses: again,
+            ..
+        } = self;
+        let mut knows_flag = true;
+        let each = |event: &IoEvent| {
+            let index = index_of(blocks, event.control_block);
+            let Some(block) = blocks.get(index as usize) else {
+                debug_assert!(false, "a result for an operation that there is not");
+                return;
+            };
+            let would_wait = event.result == -i64::from(libc::EAGAIN);
+            if (would_wait || event.result == -i64::from(libc::EOPNOTSUPP))
+                // SAFETY: the operation has ended, so the kernel is done with the block.
+                && unsafe { (*block.get()).rw_flags } != 0
+            {
+                knows_flag &= would_wait;
+                again.push(block.get() as usize);
+                return;
+            }
+            free.push(index);
+            results.push(event.result());
+        };
+        match ring {
+            Some(ring) => ring.take(each),
+            None => Self::reap_by_call(*context, each),
+        }
+        if let Some(handing) = handing {
+            handing.desk.take_refused(|index, errno| {
+                free.push(index);
+                results.push(DeviceResult {
+                    // SAFETY: nobody else has the block any more.
+                    tag: unsafe { (*blocks[index as usize].get()).data },
+                    result: -i64::from(errno),
+                });
+            });
+        }
+        if !self.addresses.is_empty() {
+            let again = std::mem::take(&mut self.addresses);
+            self.do_again(&again, knows_flag);
+            self.addresses = again;
+            self.addresses.clear();
         }
     }
 }
 
 impl Drop for Aio {
     fn drop(&mut self) {
+        if let Some(handing) = &self.handing {
+            handing.desk.close();
+        }
         // SAFETY: the context is alive and nobody uses it after this. The call returns when no
         // operation of the context is under way any more.
         unsafe { libc::syscall(libc::SYS_io_destroy, self.context) };
     }
 }
 
-impl IoEvent {
-    fn result(&self) -> DeviceResult {
-        DeviceResult {
-            tag: self.data,
-            result: self.result,
-        }
-    }
-}
-
-/// The results of a context, as the kernel maps them into the process.
-struct Ring {
-    header: *const RingHeader,
-    events: *const IoEvent,
-    entries: u32,
-}
-
-// SAFETY: the ring belongs to its context, which any one thread at a time may use.
-unsafe impl Send for Ring {}
-
-impl Ring {
-    /// The ring of a context, if it has the known layout.
-    ///
-    /// # Safety
-    /// The context is alive, and must outlive the ring.
-    unsafe fn of(context: libc::c_ulong) -> Option<Self> {
-        let header = context as *const RingHeader;
-        // SAFETY: a context's id is the address at which the kernel mapped its ring, at least
-        // one page. The fields read here do not change.
-        let (magic, incompatible, header_len, entries) = unsafe {
-            (
-                (&raw const (*header).magic).read(),
-                (&raw const (*header).incompatible_features).read(),
-                (&raw const (*header).header_len).read(),
-                (&raw const (*header).entries).read(),
-            )
-        };
-        let len = size_of::<RingHeader>() + entries as usize * size_of::<IoEvent>();
-        // A forked child has no use for it. A hint: whether it has it or not, it does nothing with it.
-        // SAFETY: the ring is mapped in whole pages; this changes what children have of it.
-        unsafe { libc::madvise(header.cast_mut().cast(), len, libc::MADV_DONTFORK) };
-        let known = magic == RING_MAGIC
-            && incompatible == 0
-            && header_len as usize == size_of::<RingHeader>()
-            && entries > 0;
-        known.then(|| Self {
-            header,
-            // SAFETY: the events follow the header inside the mapping.
-            events: unsafe { header.add(1) }.cast(),
-            entries,
-        })
-    }
-
-    fn take(&mut self, results: &mut Vec<DeviceResult>) {
-        // SAFETY: the ring lives as long as its context (`of`). The two words are only accessed
-        // as atomics: here, and by the kernel.
-        let (head_word, tail_word) = unsafe { (&(*self.header).head, &(*self.header).tail) };
-        // Acquire: pairs with the write barrier between the kernel's store of an event and its
-        // store of the tail (`aio_complete`), so events before the tail are whole.
-        let tail = tail_word.load(Ordering::Acquire) % self.entries;
-        // Relaxed: nobody else stores the head.
-        let mut head = head_word.load(Ordering::Relaxed) % self.entries;
-        if head == tail {
-            return;
-        }
-        while head != tail {
-            // SAFETY: `head` is below the number of entries, which the kernel mapped; the event
-            // was published by the tail, and the kernel does not write there again before the
-            // head has moved past it.
-            let event = unsafe { self.events.add(head as usize).read() };
-            results.push(event.result());
-            head = (head + 1) % self.entries;
-        }
-        // Release: the events were read before the kernel sees their places free
-        // (`user_refill_reqs_available` reads the head before it lets new operations in).
-        head_word.store(head, Ordering::Release);
-    }
+/// The index of the control block with this address.
+fn index_of(blocks: &[UnsafeCell<ControlBlock>], address: u64) -> u32 {
+    let offset = address.wrapping_sub(blocks.as_ptr() as u64);
+    (offset / size_of::<ControlBlock>() as u64) as u32
 }
 
 /// A file descriptor as control blocks carry it.

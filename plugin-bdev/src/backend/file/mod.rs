@@ -5,7 +5,9 @@
 //! device that knows only whole blocks, and [`write_exclusion`] which writes must not meet while that happens.
 
 mod aio;
+mod aio_ring;
 mod beneath;
+mod blocking;
 mod bounce;
 mod direct;
 mod engine;
@@ -20,6 +22,7 @@ pub(crate) mod rings;
 mod select;
 mod slab;
 mod source;
+mod submitter;
 #[cfg(test)]
 mod tests;
 mod undo;
@@ -45,6 +48,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::backend::transfer::Transfer;
 use crate::params::{DeviceUsage, Parameters};
+use blocking::Blocking;
 pub(crate) use metadata_disk::MetadataDisk;
 pub(crate) use named_file::NamedFile;
 pub(crate) use open::{not_blank, nothing_to_read};
@@ -53,6 +57,7 @@ use operation::Operation;
 use queue::{GrantExchange, REFUSAL_PATIENCE, TransferOutcome, WorkerQueue};
 use select::{EngineSetup, KernelEngine};
 use source::FileOrigin;
+use submitter::Submitter;
 pub(crate) use undo::Undo;
 
 /// The file or device of a pool.
@@ -114,21 +119,30 @@ impl FileDevice {
             .map_err(|errno| {
                 ModuleError::system("cannot make an eventfd", &io::Error::from(errno))
             })?;
-        let make_queue = |kind, worker_index: usize| {
+        let blocking = Blocking::of(&opened.file, opened.direct);
+        let make_queue = |kind, worker_index: usize, submitter: Option<&Arc<Submitter>>| {
             let setup = EngineSetup {
                 file: &opened.file,
                 wake: &wakes[worker_index],
                 io_depth: opened.usage.io_depth,
                 worker_count: context.worker_count,
+                blocking,
+                submitter,
                 needs_ring: opened.origin == FileOrigin::PassedByUser,
             };
             let engine = KernelEngine::new(kind, &setup)?;
             Ok(WorkerQueue::new(engine, setup.io_depth, worker_index))
         };
         let make_queues = |kind| {
+            let operations = opened.usage.io_depth as usize * context.worker_count;
+            let submitter = select::submitter(kind, blocking, operations, context.host)?;
             // SAFETY: the value becomes a part of the container that the context is for, which
             // reaches it only from its own calls on workers.
-            unsafe { PerWorker::try_new(context, |worker| make_queue(kind, worker)) }
+            unsafe {
+                PerWorker::try_new(context, |worker| {
+                    make_queue(kind, worker, submitter.as_ref())
+                })
+            }
         };
         let asked = parameters.usage.io_engine;
         let (queues, io_engine) = match opened.origin {

@@ -191,6 +191,7 @@ fn restricted(builder: &mut io_uring::Builder, depth: u32) -> io::Result<IoUring
         Restriction::sqe_op(opcode::Write::CODE),
         Restriction::sqe_op(opcode::Nop::CODE),
         Restriction::sqe_flags_required(Flags::FIXED_FILE.bits()),
+        Restriction::sqe_flags_allowed(Flags::ASYNC.bits()),
     ];
     permitted.extend(REGISTERED.map(Restriction::register_op));
     ring.submitter().register_restrictions(&mut permitted)?;

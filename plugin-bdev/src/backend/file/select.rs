@@ -10,8 +10,10 @@ use chimaera_proto::{Failure, Status};
 use nix::sys::eventfd::EventFd;
 
 use super::aio::Aio;
+use super::blocking::Blocking;
 use super::engine::{DeviceCommand, DeviceResult, Engine};
 use super::rings::{STOCK_IS_EMPTY, interrupts_workers};
+use super::submitter::Submitter;
 use super::uring::Uring;
 
 /// One of the kernel's engines.
@@ -66,6 +68,10 @@ pub(super) struct EngineSetup<'a> {
     pub(super) io_depth: u32,
     /// Workers of the pool, each of which has an engine.
     pub(super) worker_count: usize,
+    /// Which operations may keep whoever hands them to the kernel.
+    pub(super) blocking: Blocking,
+    /// Who hands over those that may, if the engine has somebody for it.
+    pub(super) submitter: Option<&'a Arc<Submitter>>,
     /// Whether no other engine than io_uring may take its place.
     pub(super) needs_ring: bool,
 }
@@ -78,11 +84,15 @@ impl KernelEngine {
     pub(super) fn new(kind: IoEngine, setup: &EngineSetup<'_>) -> Result<Self, ModuleError> {
         let (file, wake) = (Arc::clone(setup.file), Arc::clone(setup.wake));
         if kind == IoEngine::IoUring {
-            return Uring::new(file, wake, setup.io_depth)
+            return Uring::new(file, wake, setup.io_depth, setup.blocking)
                 .map(Self::IoUring)
                 .map_err(|error| no_ring(&error, setup.needs_ring));
         }
         Aio::new(file, wake, setup.io_depth)
+            .map(|engine| match setup.submitter {
+                Some(submitter) => engine.without_blocking(setup.blocking, submitter),
+                None => engine,
+            })
             .map(Self::Libaio)
             .map_err(|error| no_context(&error, setup))
     }
@@ -147,6 +157,27 @@ pub(super) fn choose_ring<T>(
         ));
     }
     Ok((make(IoEngine::IoUring)?, IoEngine::IoUring))
+}
+
+/// The thread that hands operations to the kernel which may keep it, for engines of this kind that need one.
+///
+/// # Errors
+/// [`Status::OutOfResources`] if the system gives no thread.
+pub(super) fn submitter(
+    kind: IoEngine,
+    blocking: Blocking,
+    operations: usize,
+    host: Host,
+) -> Result<Option<Arc<Submitter>>, ModuleError> {
+    if kind != IoEngine::Libaio || blocking == Blocking::None {
+        return Ok(None);
+    }
+    let started = Submitter::start(operations, move || host.adopt_thread());
+    let started = started.map_err(|error| {
+        let text = format!("cannot set up asynchronous I/O: {error}");
+        ModuleError::new(Status::OutOfResources, text)
+    })?;
+    Ok(Some(Arc::new(started)))
 }
 
 fn no_context(error: &io::Error, setup: &EngineSetup<'_>) -> ModuleError {

@@ -21,6 +21,7 @@ use io_uring::types::Fixed;
 use io_uring::{EnterFlags, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
+use super::blocking::Blocking;
 use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use super::rings::KernelRing;
 
@@ -33,6 +34,8 @@ pub(super) struct Uring {
     file: PoolFile,
     wake: Arc<EventFd>,
     depth: usize,
+    /// What every operation carries.
+    flags: squeue::Flags,
     /// Operations in the ring whose results were not taken yet.
     in_flight: usize,
     /// The tags of the last of them, if the kernel would not take them from the ring.
@@ -47,11 +50,17 @@ pub(super) struct Uring {
 
 impl Uring {
     /// Takes a ring for `depth` operations in flight on `file`, or for as many as it has room for. `wake` is signalled
-    /// when one ends.
+    /// when one ends. Where any of them may keep whoever hands it to the kernel, threads of the kernel's begin with it
+    /// at once; elsewhere they take over what would have to wait.
     ///
     /// # Errors
     /// The kernel's, if it refuses anything that the engine needs.
-    pub(super) fn new(file: PoolFile, wake: Arc<EventFd>, depth: u32) -> io::Result<Self> {
+    pub(super) fn new(
+        file: PoolFile,
+        wake: Arc<EventFd>,
+        depth: u32,
+        blocking: Blocking,
+    ) -> io::Result<Self> {
         let ring = KernelRing::new(depth)?;
         register(&ring, &file, &wake)?;
         Ok(Self {
@@ -59,6 +68,10 @@ impl Uring {
             ring,
             file,
             wake,
+            flags: match blocking {
+                Blocking::All => squeue::Flags::ASYNC,
+                _ => squeue::Flags::empty(),
+            },
             in_flight: 0,
             kept_back: VecDeque::new(),
             refused: None,
@@ -163,7 +176,7 @@ impl Engine for Uring {
                 // SAFETY: the memory that it names stays valid until the operation ends, by this
                 // function's contract; ended operations are all that `reap` reports, and `drop`
                 // waits for the others.
-                if unsafe { queue.push(&queue_entry(command)) }.is_err() {
+                if unsafe { queue.push(&queue_entry(command, self.flags)) }.is_err() {
                     break;
                 }
                 count += 1;
@@ -230,7 +243,7 @@ impl Drop for Uring {
     }
 }
 
-fn queue_entry(command: &DeviceCommand) -> squeue::Entry {
+fn queue_entry(command: &DeviceCommand, flags: squeue::Flags) -> squeue::Entry {
     let DeviceCommand {
         tag,
         opcode,
@@ -246,7 +259,7 @@ fn queue_entry(command: &DeviceCommand) -> squeue::Entry {
             .offset(offset_in_device)
             .build(),
     };
-    entry.user_data(tag)
+    entry.user_data(tag).flags(flags)
 }
 
 /// Tells a ring of the pool's file, and whom to wake.

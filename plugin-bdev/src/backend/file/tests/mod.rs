@@ -1,5 +1,6 @@
 //! The queue of a worker on a device that does what a test tells it, and the kernel's engines.
 
+mod aio;
 mod batches;
 pub(super) mod engine;
 mod grants;

@@ -8,6 +8,7 @@ use chimaera_bdev_format::image::{PoolFile, pool_file};
 use chimaera_testing::{disk_folder, skipped};
 use nix::sys::eventfd::EventFd;
 
+use super::super::blocking::Blocking;
 use super::super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use super::super::uring::Uring;
 use super::engine::{file_and_wake, results_of, transfer_often};
@@ -17,7 +18,12 @@ use crate::testing::TestBuffer;
 fn engine(depth: u32) -> Option<(Uring, PoolFile, Arc<EventFd>)> {
     let (file, wake) = file_and_wake();
     file.write_all_at(&[7; 4096], 0).expect("written");
-    match Uring::new(Arc::clone(&file), Arc::clone(&wake), depth) {
+    match Uring::new(
+        Arc::clone(&file),
+        Arc::clone(&wake),
+        depth,
+        Blocking::UnlessTold,
+    ) {
         Ok(uring) => Some((uring, file, wake)),
         Err(error) => {
             skipped("the engine of io_uring", &error.to_string());
@@ -166,7 +172,7 @@ fn dropping_waits_for_what_is_under_way_whoever_does_it() {
     file.sync_all().expect("flushed");
     for submitter_ends in [true, false] {
         let (_, wake) = file_and_wake();
-        let Ok(mut uring) = Uring::new(Arc::clone(&file), wake, 64) else {
+        let Ok(mut uring) = Uring::new(Arc::clone(&file), wake, 64, Blocking::UnlessTold) else {
             return;
         };
         let mut memory = TestBuffer::new(LEN, 0);
