@@ -21,6 +21,9 @@ pub struct Config {
     /// Folders beneath which modules may open paths that operators name. Without any, such paths are opened by a host
     /// that serves nobody but its own user, who is not root, or nobody but its own process; and else none.
     pub allow_paths: Vec<PathBuf>,
+    /// Types of file systems on which clients' files are taken, besides those of local disks and memory: the operator
+    /// trusts whoever serves them not to make the host hang. `fuse` stands for `fuse.sshfs`, too.
+    pub allow_file_systems: Vec<String>,
     /// Number of workers; 0 chooses by the number of processors ([`default_worker_count`]).
     pub worker_count: usize,
     /// Processors to pin workers to, in turn; one that cannot be used is an error. Empty: workers are not pinned.
@@ -53,6 +56,7 @@ impl Default for Config {
             operators: Operators::default(),
             listen: Vec::new(),
             allow_paths: Vec::new(),
+            allow_file_systems: Vec::new(),
             worker_count: 0,
             pin_to: Vec::new(),
             polling: Polling::Balanced,

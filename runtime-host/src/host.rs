@@ -32,6 +32,7 @@ use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
 use crate::pools::PoolRegistry;
 use crate::processors::{check_processors, pin_to};
+use crate::receiver::Receiver;
 use crate::refused_pools::RefusedPools;
 use crate::reply_gate::ReplyGate;
 use crate::sessions::SessionRegistry;
@@ -68,6 +69,7 @@ impl Host {
         check_processors(&config.pin_to)?;
         // Before the first worker: later there may be no thread for it.
         let log = log::ensure_started().map_err(HostError::system("starting the log's thread"))?;
+        let receiver = start_receiver(config)?;
         let allowed_paths = AllowedFolders::open(config)?;
         let entrances = entrances(config)?;
         let worker_count = config.effective_worker_count();
@@ -108,6 +110,7 @@ impl Host {
             Arc::clone(&events),
             entrances,
             operators,
+            receiver,
         )
         .map_err(HostError::system("making the control thread"))?;
         // From here on, dropping the host ends what was started.
@@ -303,6 +306,19 @@ fn departure_of(shared: &Arc<ControlSide>, entrances: &[Entrance]) -> Arc<Depart
     let cut_short = Arc::clone(&departure);
     shared.stopper.cuts_short_by(move || cut_short.cut_short());
     departure
+}
+
+/// Starts the process that receives files of clients, where strangers may connect. It comes before sockets and locks, of
+/// which it would have copies for a moment.
+fn start_receiver(config: &Config) -> Result<Option<Receiver>, HostError> {
+    if config.socket.is_none() && config.listen.is_empty() {
+        return Ok(None);
+    }
+    Receiver::start(&config.allow_file_systems)
+        .map(Some)
+        .map_err(HostError::system(
+            "starting the process that receives files of clients",
+        ))
 }
 
 /// Binds the sockets that a host listens on.

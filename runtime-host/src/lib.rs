@@ -39,6 +39,7 @@ mod own_files;
 mod pool_container;
 mod pools;
 mod processors;
+mod receiver;
 mod refused_pools;
 mod reply_gate;
 mod routing;

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use chimaera_proto::limits::MAX_CONTROL_MESSAGE_BYTES;
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
 
 /// A packet as it came in.
 #[derive(Debug)]
@@ -124,6 +124,107 @@ pub fn receive_with_files(
     Ok(Some(PacketBytes { bytes, lost_file }))
 }
 
+/// A packet that is still to be received.
+#[derive(Debug)]
+pub struct NextPacket {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Whether files came with it.
+    pub has_files: bool,
+}
+
+/// Looks at the next packet and leaves it, and what came with it, where it is: no file comes into this process. `None`
+/// once the other side has closed the connection, or for a packet without bytes.
+///
+/// # Errors
+/// As [`receive`]; a packet with files is no error, however many they are.
+pub fn peek(socket: impl AsFd) -> io::Result<Option<NextPacket>> {
+    let mut bytes = vec![0; MAX_CONTROL_MESSAGE_BYTES];
+    let seen = receive_without_files(&socket, &mut bytes, &mut [], libc::MSG_PEEK)?;
+    if seen.flags & libc::MSG_TRUNC != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a control packet is too long",
+        ));
+    }
+    bytes.truncate(seen.len);
+    Ok((seen.len > 0).then_some(NextPacket {
+        bytes,
+        has_files: seen.flags & libc::MSG_CTRUNC != 0,
+    }))
+}
+
+/// Takes away a packet that [`peek`] has shown and with which no files came: what came with it would be closed here.
+///
+/// # Errors
+/// What the system reports.
+pub fn discard(socket: impl AsFd) -> io::Result<()> {
+    receive_without_files(&socket, &mut [], &mut [], 0).map(drop)
+}
+
+/// Whether a connection that was shut down, so that nothing comes in any more, still holds packets, whatever they are.
+///
+/// # Errors
+/// What the system reports.
+pub fn holds_any(socket: impl AsFd) -> io::Result<bool> {
+    // A packet then shows itself by its sender, also one without bytes, which looks like the end otherwise.
+    setsockopt(&socket, sockopt::PassCred, &true)?;
+    let mut control = [0; SENDER_BYTES];
+    match receive_without_files(&socket, &mut [], &mut control, libc::MSG_PEEK) {
+        Ok(seen) => Ok(seen.control_len > 0),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Room for a packet's sender, and for no file behind it.
+// SAFETY: the macro computes with its argument alone.
+const SENDER_BYTES: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
+
+/// What `recvmsg` says of a packet.
+struct Seen {
+    len: usize,
+    control_len: usize,
+    flags: libc::c_int,
+}
+
+/// Receives a packet, or looks at it, with no room for files.
+fn receive_without_files(
+    socket: &impl AsFd,
+    bytes: &mut [u8],
+    control: &mut [u8],
+    flags: libc::c_int,
+) -> io::Result<Seen> {
+    let mut slice = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: a message header of zeros is valid: everything absent.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    if !control.is_empty() {
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = control.len() as _;
+    }
+    let socket = socket.as_fd().as_raw_fd();
+    loop {
+        // SAFETY: the header points to buffers of the lengths it says, which outlive the call.
+        let result = unsafe { libc::recvmsg(socket, &raw mut message, flags) };
+        if let Ok(len) = usize::try_from(result) {
+            return Ok(Seen {
+                len,
+                control_len: message.msg_controllen as usize,
+                flags: message.msg_flags,
+            });
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 /// Room for one file; alignment makes it two.
 const CONTROL_BYTES: usize = 24;
 
@@ -210,5 +311,42 @@ mod tests {
             receive(&b).expect_err("too many").kind(),
             io::ErrorKind::InvalidData
         );
+    }
+    #[test]
+    fn files_that_are_looked_at_stay_where_they_are() {
+        let (a, b) = pair();
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        send(&a, b"without", None).expect("sends");
+        send(&a, b"with", Some(writer.as_fd())).expect("sends");
+        drop(writer);
+        let next = peek(&b).expect("looks").expect("a packet");
+        assert_eq!((&*next.bytes, next.has_files), (&b"without"[..], false));
+        discard(&b).expect("taken");
+        for _ in 0..2 {
+            let next = peek(&b).expect("looks").expect("a packet");
+            assert_eq!((&*next.bytes, next.has_files), (&b"with"[..], true));
+        }
+        drop(a);
+        let next = peek(&b).expect("looks");
+        assert!(next.is_some(), "it is there after the end, too");
+        drop(b);
+        let read = std::io::Read::read(&mut reader, &mut [0]);
+        assert_eq!(read.expect("nobody has the file"), 0);
+    }
+
+    #[test]
+    fn what_is_left_in_a_connection_is_found_whatever_it_is() {
+        let contents: [(&[u8], bool); 3] = [(b"bytes", false), (b"", false), (b"file", true)];
+        for (bytes, has_file) in contents {
+            let (a, b) = pair();
+            let null = std::fs::File::open("/dev/null").expect("open");
+            send(&a, bytes, has_file.then(|| null.as_fd())).expect("sends");
+            drop(a);
+            assert!(holds_any(&b).expect("looks"), "{bytes:?}");
+            assert!(holds_any(&b).expect("looks"), "it stays");
+        }
+        let (a, b) = pair();
+        drop(a);
+        assert!(!holds_any(&b).expect("looks"));
     }
 }

@@ -16,8 +16,8 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use super::refusal::Refusal;
 use super::{
-    Connection, ConnectionState, Control, ENTRANCE, Entrance, GREETING_PATIENCE, PROCESS_ENDED,
-    REPLY_BUFFER_BYTES, send,
+    Connection, ConnectionState, Control, ENTRANCE, Ended, Entrance, GREETING_PATIENCE, INTEREST,
+    PROCESS_ENDED, REPLY_BUFFER_BYTES, send,
 };
 use crate::accounts::{Charge, Exceeded, Holder, Resource};
 use crate::caller::{Peer, Standing};
@@ -71,7 +71,7 @@ impl Control {
                     && let Ok(Some(socket)) = listener.accept()
                     && let Ok(peer) = getsockopt(&socket, sockopt::PeerCredentials)
                 {
-                    self.turn_away(Arc::new(socket), &error, peer.into());
+                    self.turn_away(socket, &error, peer.into());
                     return;
                 }
                 // A listener that stays ready would keep the thread from everything else.
@@ -84,12 +84,22 @@ impl Control {
     }
 
     /// Closes a connection that is not served, after telling its client what the system has refused.
-    fn turn_away(&mut self, socket: Arc<Private<OwnedFd>>, error: &io::Error, client: Peer) {
+    fn turn_away(&mut self, socket: Private<OwnedFd>, error: &io::Error, client: Peer) {
         let refusal = Refusal::of_system(error, "another client", client);
         // A client that cannot be told still learns that the connection is closed.
         let _ = send(&socket, NO_REQUEST, &refusal.into_reply(), None);
         self.reserve.count_turned_away();
-        self.ended.push(socket);
+        self.leave_unserved(socket, client.user_id);
+    }
+
+    /// Has a connection closed that is not served.
+    pub(super) fn leave_unserved(&mut self, socket: Private<OwnedFd>, user: u32) {
+        self.ended.push(Ended {
+            user,
+            socket: Arc::new(socket),
+            is_own: false,
+            _charges: Vec::new(),
+        });
     }
 
     /// Serves a connection that came through an entrance with this ceiling, `Some(None)` for that of operators; or one
@@ -101,8 +111,7 @@ impl Control {
     ) {
         if self.stopping {
             self.send_stopping(&socket);
-            self.ended.push(Arc::new(socket));
-            return;
+            return self.leave_unserved(socket, OVERFLOW_ID);
         }
         let identity = getsockopt(&socket, sockopt::PeerCredentials)
             .map_err(io::Error::from)
@@ -113,7 +122,7 @@ impl Control {
                 log::warning(format_args!(
                     "a connection without credentials is dropped: {error}"
                 ));
-                return;
+                return self.leave_unserved(socket, OVERFLOW_ID);
             }
         };
         let standing = match entrance {
@@ -155,6 +164,8 @@ impl Control {
                 account,
                 charges,
                 process,
+                is_own: entrance.is_none(),
+                at_receiver: None,
                 state: ConnectionState::Greeting,
             },
         );
@@ -168,11 +179,10 @@ impl Control {
         peer: Peer,
         standing: Standing,
     ) -> Option<(Arc<Private<OwnedFd>>, Option<OwnedFd>)> {
-        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
-        if let Err(error) = self.epoll.add(&socket, EpollEvent::new(interest, id)) {
+        if let Err(error) = self.epoll.add(&socket, EpollEvent::new(INTEREST, id)) {
             let error = io::Error::from(error);
             self.reserve.note("a connection cannot be watched", &error);
-            self.turn_away(Arc::new(socket), &error, peer);
+            self.turn_away(socket, &error, peer);
             return None;
         }
         // Only a limit: without it the system's own applies.
@@ -193,12 +203,12 @@ impl Control {
                         log::debug(format_args!(
                             "session {id}: connection dropped: its process has ended"
                         ));
-                        self.ended.push(Arc::new(socket));
+                        self.leave_unserved(socket, peer.user_id);
                     }
                     Unserved::Shortage(error) => {
                         self.reserve
                             .note("a client's process cannot be watched", &error);
-                        self.turn_away(Arc::new(socket), &error, peer);
+                        self.turn_away(socket, &error, peer);
                     }
                 }
                 return None;
@@ -221,7 +231,7 @@ impl Control {
                 "a connection of {peer} is refused: {exceeded}{skipped}"
             ));
         }
-        self.ended.push(Arc::new(socket));
+        self.leave_unserved(socket, peer.user_id);
     }
 
     /// Closes a connection to the operators' socket of somebody who is none, after telling why.
@@ -255,7 +265,7 @@ impl Control {
                 "{peer} came to the operators' socket and is refused: it is none of them{skipped}"
             ));
         }
-        self.ended.push(Arc::new(socket));
+        self.leave_unserved(socket, peer.user_id);
     }
 
     /// Has the end of a connection's process end the connection. If the process cannot be watched, its socket

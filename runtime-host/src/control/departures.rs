@@ -7,10 +7,14 @@ use std::time::Instant;
 
 use chimaera_proto::Status;
 use chimaera_proto::control::NO_REQUEST;
+use chimaera_proto::rights::OVERFLOW_ID;
+use chimaera_shm::packet;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::refusal::Refusal;
-use super::{Connection, ConnectionState, Control, Entrance, GREETING_PATIENCE, OpenSession, send};
+use super::{
+    Connection, ConnectionState, Control, Ended, Entrance, GREETING_PATIENCE, OpenSession, send,
+};
 use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 
@@ -21,6 +25,7 @@ impl Control {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
+        connection.at_receiver = None;
         if let Some(process) = connection.process.take() {
             // Closing it would not end the watch if a forked child holds a copy.
             let _ = self.epoll.delete(&process);
@@ -33,7 +38,7 @@ impl Control {
                 ));
                 let _ = self.epoll.delete(&*connection.socket);
                 let ended = self.connections.remove(&id);
-                self.ended.extend(ended.map(|connection| connection.socket));
+                self.ended.extend(ended.map(Ended::from));
             }
             ConnectionState::Open(OpenSession { session, lanes, .. }) => {
                 log::debug(format_args!("{session} ended: {reason}"));
@@ -66,7 +71,9 @@ impl Control {
             let Some(connection) = self.connections.get(&id) else {
                 continue;
             };
-            if !matches!(connection.state, ConnectionState::Greeting) {
+            if !matches!(connection.state, ConnectionState::Greeting)
+                || connection.at_receiver.is_some()
+            {
                 continue;
             }
             let seconds = GREETING_PATIENCE.as_secs();
@@ -110,25 +117,35 @@ impl Control {
             self.shared.sessions.remove(id);
             // This unmaps the session's memory. The socket is closed afterwards.
             let ended = self.connections.remove(&id);
-            self.ended.extend(ended.map(|connection| connection.socket));
+            self.ended.extend(ended.map(Ended::from));
         }
     }
 
-    /// Closes ended connections. Their clients learn of it at once. Closing the socket also closes files that they sent
-    /// and nobody received, so this thread does not wait for it.
+    /// Closes ended connections. Their clients learn of it at once. One that still holds messages may hold files of a
+    /// stranger's, which the kernel closes with it: it is closed by a process of the receiver's.
     pub(super) fn close_ended(&mut self) {
-        for socket in self.ended.drain(..) {
+        for ended in std::mem::take(&mut self.ended) {
             // It fails if the client has left already.
-            let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+            let _ = shutdown(ended.socket.as_raw_fd(), Shutdown::Both);
             // Told when the descriptor is free, if this thread waits for one.
             let waiting = (self.reserve.is_spent() || self.spare.is_spent())
                 .then(|| Arc::clone(&self.events));
-            self.shared.threads.closers.run(move || {
-                drop(socket);
+            let tell = move || {
                 if let Some(events) = waiting {
                     events.send(ControlEvent::DescriptorFreed);
                 }
-            });
+            };
+            if ended.is_own {
+                self.shared.threads.closers.run(move || {
+                    drop(ended);
+                    tell();
+                });
+            } else if packet::holds_any(&*ended.socket).unwrap_or(true) {
+                self.receiving.close(ended);
+            } else {
+                drop(ended);
+                tell();
+            }
         }
     }
 
@@ -144,7 +161,7 @@ impl Control {
             listener.stop_connections();
             while let Ok(Some(socket)) = listener.accept() {
                 self.send_stopping(&socket);
-                self.ended.push(Arc::new(socket));
+                self.leave_unserved(socket, OVERFLOW_ID);
             }
             listener.close(failure.as_ref());
         }
@@ -180,6 +197,17 @@ impl Control {
             log::warning(format_args!(
                 "{session} is ended, as it broke the protocol: {reason}{skipped}"
             ));
+        }
+    }
+}
+
+impl From<Connection> for Ended {
+    fn from(connection: Connection) -> Self {
+        Self {
+            user: connection.peer.user_id,
+            socket: connection.socket,
+            is_own: connection.is_own,
+            _charges: connection.charges,
         }
     }
 }

@@ -1,14 +1,16 @@
 //! The control thread: connections, handshakes, lanes, segments, and the end of sessions.
 //!
 //! It never blocks on a client: sockets are non-blocking, and a client that does not read its
-//! replies is dropped. Whatever may take long is left to the admin module's threads. [`arrivals`], [`requests`] and
-//! [`departures`] have the life of a connection.
+//! replies is dropped. Whatever may take long is left to the admin module's threads, and files that clients send to
+//! the receiver's processes. [`arrivals`], [`packets`], [`requests`] and [`departures`] have the life of a connection.
 
 mod abandoning;
 mod arrivals;
 mod departures;
 pub(crate) mod listener;
 mod operators;
+mod packets;
+mod receiving;
 mod refusal;
 pub(crate) mod requests;
 mod reserve;
@@ -32,16 +34,23 @@ use crate::control_side::ControlSide;
 use crate::inbox::Inbox;
 use crate::log;
 use crate::messages::ControlEvent;
+use crate::receiver::Receiver;
 use crate::session::Session;
 use listener::Listener;
 use operators::OperatorQuestions;
+use receiving::{Ended, Receiving};
 use reserve::{OperatorsSpare, Reserve};
 
 /// Set in an event's number beside the index of an entrance: somebody wants to connect.
 const ENTRANCE: u64 = 1 << 61;
 const EVENTS: u64 = u64::MAX - 1;
+/// The receiver has something to say.
+const RECEIVER: u64 = u64::MAX - 2;
 /// Set in an event's number beside the id of a connection: the connection's process has ended.
 const PROCESS_ENDED: u64 = 1 << 62;
+
+/// What a connection is watched for.
+const INTEREST: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP);
 
 /// How long to wait before accepting again when the process has not even the reserve left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -74,7 +83,8 @@ pub(crate) struct Control {
     /// Lanes per worker.
     load: Vec<usize>,
     /// Connections that have ended, and are to be closed.
-    ended: Vec<Arc<Private<OwnedFd>>>,
+    ended: Vec<Ended>,
+    receiving: Receiving,
     /// Whether the log says already that processes cannot be watched.
     has_logged_unwatched: bool,
     fault_shares: log::Shares,
@@ -103,6 +113,10 @@ struct Connection {
     charges: Vec<Charge>,
     /// Readable once the client's process has ended.
     process: Option<OwnedFd>,
+    /// Whether this process made it: what it sends is its own.
+    is_own: bool,
+    /// The message that the receiver is to receive. Until then nothing else is received.
+    at_receiver: Option<Vec<u8>>,
 }
 
 enum ConnectionState {
@@ -137,6 +151,7 @@ impl Control {
         events: Arc<Inbox<ControlEvent>>,
         entrances: Vec<Entrance>,
         operators: Operators,
+        receiver: Option<Receiver>,
     ) -> io::Result<Self> {
         let make = || Ok(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
         let epoll = Private::with_file(make, |epoll| epoll.0.as_raw_fd())?;
@@ -144,6 +159,9 @@ impl Control {
             &*events,
             EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, EVENTS),
         )?;
+        for file in receiver.iter().flat_map(Receiver::files) {
+            epoll.add(file, EpollEvent::new(EpollFlags::EPOLLIN, RECEIVER))?;
+        }
         let load = vec![0; shared.inboxes.by_worker.len()];
         let mut control = Self {
             shared,
@@ -159,6 +177,7 @@ impl Control {
             next_id: 1,
             load,
             ended: Vec::new(),
+            receiving: Receiving::new(receiver),
             has_logged_unwatched: false,
             fault_shares: log::Shares::per("user"),
             stopping: false,
@@ -195,6 +214,7 @@ impl Control {
             for event in &ready[..count] {
                 match event.data() {
                     EVENTS => self.take_events(),
+                    RECEIVER => self.hear_receiver(),
                     entrance if entrance & ENTRANCE != 0 => {
                         self.accept((entrance & !ENTRANCE) as usize);
                     }
@@ -205,6 +225,7 @@ impl Control {
                 }
             }
             self.end_silent();
+            self.end_overdue();
             self.close_ended();
         }
     }
@@ -221,7 +242,8 @@ impl Control {
         let now = Instant::now();
         let silent = self.greeting.front();
         let silent = silent.map(|(until, _)| until.saturating_duration_since(now));
-        let Some(wait) = look.into_iter().chain(silent).min() else {
+        let receiving = self.receiving.wait(now);
+        let Some(wait) = look.into_iter().chain(silent).chain(receiving).min() else {
             return EpollTimeout::NONE;
         };
         // Not a moment too early, in whole milliseconds.
@@ -257,27 +279,6 @@ impl Control {
                     let _ = done.send(());
                 }
             }
-        }
-    }
-
-    /// Reads one packet of a connection and answers it.
-    fn receive(&mut self, id: u64) {
-        let Some(connection) = self.connections.get(&id) else {
-            return;
-        };
-        let socket = Arc::clone(&connection.socket);
-        let mut files = Vec::new();
-        let peer = connection.peer;
-        match packet::receive_with_files(&*socket, &mut files) {
-            Ok(Some(packet)) if self.serve_operator((id, peer), &packet) => {}
-            Ok(Some(packet)) => self.answer((id, peer), &socket, &packet, &mut files),
-            Ok(None) => self.end(id, "it closed the connection"),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => self.end(id, &error.to_string()),
-        }
-        if !files.is_empty() {
-            // Closing some kinds of files takes as long as their owner likes.
-            self.shared.threads.closers.run(move || drop(files));
         }
     }
 }
