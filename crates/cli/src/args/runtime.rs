@@ -81,6 +81,11 @@ pub(crate) struct StartArguments {
     #[arg(long, value_name = "RESOURCE=AMOUNT,…", value_delimiter = ',', value_parser = amount)]
     pub(crate) session_limits: Vec<(Resource, u64)>,
 
+    /// Types of file systems, besides those of local disks, on which clients' files are taken, for example nfs4 or fuse
+    /// (which stands for fuse.sshfs, too): whoever serves such a file can make the daemon hang
+    #[arg(long, value_name = "TYPE,…", value_delimiter = ',')]
+    pub(crate) allow_fs: Vec<String>,
+
     /// How long workers poll before they sleep
     #[arg(long, value_enum, default_value_t)]
     pub(crate) polling: PollingArgument,

@@ -145,6 +145,7 @@ fn config(arguments: &StartArguments, socket: &Path) -> Result<Config, CommandFa
         operators,
         listen: users_sockets(arguments, socket),
         allow_paths: arguments.allow_path.clone(),
+        allow_file_systems: arguments.allow_fs.clone(),
         worker_count: arguments.workers.unwrap_or(0).into(),
         pin_to: arguments.pin.clone(),
         polling: arguments.polling.into(),
