@@ -59,16 +59,16 @@ pub enum ControlRequest {
         /// The file's number, of the client's choice.
         number: u64,
     },
-    /// Asks for the daemon's status. For operators, on a connection through their socket that opens no session: there it
-    /// comes in the place of the hello, and only [`Self::Stop`] may come besides.
+    /// Asks for the daemon's status. For operators, on a connection through their socket that opens no session: there
+    /// it comes in the place of the hello, and only [`Self::Stop`] may come besides.
     GetStatus {
         /// Whether the answer is to wait until the modules' files were looked at, which may take as long as a file
         /// system likes. Else it says what was seen last.
         looks_at_files: bool,
     },
-    /// Stops the daemon: it takes no more tasks, completes those in flight, flushes and ends its pools, and answers when
-    /// that is done or was given up. For operators, as [`Self::GetStatus`], which may be asked meanwhile: so this answer
-    /// may come after those of later requests.
+    /// Stops the daemon: it takes no more tasks, completes those in flight, flushes and ends its pools, and answers
+    /// when that is done or was given up. For operators, as [`Self::GetStatus`], which may be asked meanwhile: so this
+    /// answer may come after those of later requests.
     Stop,
 }
 

@@ -62,19 +62,22 @@ impl ControlSide {
     }
 
     /// Sends every worker a command. Gives what tells when each has answered.
-    pub(crate) fn tell_workers(&self, command: impl Fn(Sender<()>) -> WorkerCommand) -> Answers {
+    pub(crate) fn tell_workers(
+        &self,
+        command: impl Fn(Sender<()>) -> WorkerCommand,
+    ) -> WorkersAnswers {
         let (done, answers) = unbounded();
         for inbox in &self.inboxes.by_worker {
             inbox.send(command(done.clone()));
         }
-        Answers(answers)
+        WorkersAnswers(answers)
     }
 }
 
 /// The answers of all workers to a command.
-pub(crate) struct Answers(Receiver<()>);
+pub(crate) struct WorkersAnswers(Receiver<()>);
 
-impl Answers {
+impl WorkersAnswers {
     /// Waits until every worker has answered.
     pub(crate) fn wait(self) {
         // Ends when every worker has answered and dropped its sender.
@@ -99,7 +102,7 @@ pub(crate) struct ControlThreads {
     jobs: Jobs,
     /// Change who may use which pool: that takes as long as a worker or a pool's keeper.
     changes: Jobs,
-    /// Answers what is known at once: people ask for that when everything else hangs.
+    /// WorkersAnswers what is known at once: people ask for that when everything else hangs.
     answers: Jobs,
     /// Look at files on behalf of those who ask for the status: that takes as long as a file system likes.
     pub(crate) looks: Jobs,

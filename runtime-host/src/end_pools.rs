@@ -96,8 +96,8 @@ impl ControlSide {
         flushed
     }
 
-    /// Flushes what has completed in a pool whose tasks in flight do not complete, or which somebody still uses, because
-    /// the runtime stops: it may never come to its end.
+    /// Flushes what has completed in a pool whose tasks in flight do not complete, or which somebody still uses,
+    /// because the runtime stops: it may never come to its end.
     fn flush_before_its_end(&self, pool: &Pool) {
         // An error is met again at the pool's end, or else the pool counts as not flushed.
         if pool.flush().is_ok() {

@@ -229,15 +229,16 @@ impl Host {
     }
 
     /// Ends the host as dropping it does, and says whether what its pools hold is safe. Blocks until
-    /// every task has completed and every pool was flushed and closed, but no longer than [`Config::stop_timeout`] and a
-    /// moment.
+    /// every task has completed and every pool was flushed and closed, but no longer than [`Config::stop_timeout`] and
+    /// a moment.
     ///
     /// # Errors
     /// [`HostError::Unflushed`]: the host has ended all the same. [`HostError::Unfinished`]: some of it hangs. Its
     /// sockets are given up, and clients have seen the end, save those into whose memory an operation may still write:
-    /// they see it when this process ends. What stays in the process are the threads that hang, the pools that the error
-    /// names with their files and locks, the memory of those clients, and a few threads that have nothing to do any
-    /// more; another host can be started beside that. [`HostError::Forked`] in a forked child, where nothing is done.
+    /// they see it when this process ends. What stays in the process are the threads that hang, the pools that the
+    /// error names with their files and locks, the memory of those clients, and a few threads that have nothing to do
+    /// any more; another host can be started beside that. [`HostError::Forked`] in a forked child, where nothing is
+    /// done.
     pub fn end(mut self) -> Result<(), HostError> {
         self.shut_down()
     }

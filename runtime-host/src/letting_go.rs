@@ -1,11 +1,11 @@
 //! What a host lets go of that cannot come to its end: everything that others wait for.
 //!
 //! A thread that is stuck in a system call keeps the whole process, and with it every file and lock, also after
-//! `SIGKILL`. So before the process ends, or the application that embeds the host goes on without it, the host shuts its
-//! sockets down, unlocks what says whose they are, and ends the sessions: their clients see the end, and the next host
-//! starts at once. Only what the stuck threads themselves use stays theirs: the files of their pools, and the memory of
-//! clients into which an operation of a module may still write. Whoever has such a client's memory must not learn that
-//! nobody touches it any more, so its connection stays until the kernel closes it.
+//! `SIGKILL`. So before the process ends, or the application that embeds the host goes on without it, the host shuts
+//! its sockets down, unlocks what says whose they are, and ends the sessions: their clients see the end, and the next
+//! host starts at once. Only what the stuck threads themselves use stays theirs: the files of their pools, and the
+//! memory of clients into which an operation of a module may still write. Whoever has such a client's memory must not
+//! learn that nobody touches it any more, so its connection stays until the kernel closes it.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

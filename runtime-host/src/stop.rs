@@ -49,8 +49,8 @@ impl Stopper {
     }
 
     /// Lets go of what others wait for, because the process ends in the next moment, with pools that are not flushed:
-    /// shuts the sockets down, unlocks them for the next host, and ends the sessions. A thread that is stuck in a system
-    /// call would keep all that as long as it is. Takes less than a second. Does nothing in a forked child.
+    /// shuts the sockets down, unlocks them for the next host, and ends the sessions. A thread that is stuck in a
+    /// system call would keep all that as long as it is. Takes less than a second. Does nothing in a forked child.
     pub fn cut_short(&self) {
         if !self.process.is_current() {
             return;

@@ -24,9 +24,9 @@ const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection through the operators' socket that asks about the daemon as a whole: for its status, and for its end.
 ///
-/// It has no session and no shared memory, and the daemon answers it whatever its workers, modules and other clients do:
-/// also while it stops, and where a [`Runtime`](crate::Runtime) finds no room. It belongs to the thread that uses it:
-/// questions wait for one another. A forked child has no part in it.
+/// It has no session and no shared memory, and the daemon answers it whatever its workers, modules and other clients
+/// do: also while it stops, and where a [`Runtime`](crate::Runtime) finds no room. It belongs to the thread that uses
+/// it: questions wait for one another. A forked child has no part in it.
 pub struct OperatorConnection {
     control: ControlSocket,
     socket: Option<PathBuf>,

@@ -114,8 +114,8 @@ pub fn take_signal(signals: &SigSet) -> i32 {
     taken
 }
 
-/// Ends the process at once with this exit code. Nothing else of the program runs, no handler that was registered for the
-/// end and no destructor: a thread that hangs may hold what these need.
+/// Ends the process at once with this exit code. Nothing else of the program runs, no handler that was registered for
+/// the end and no destructor: a thread that hangs may hold what these need.
 pub fn end_process(code: u8) -> ! {
     // SAFETY: the call ends every thread, and so nothing is used after it.
     unsafe { libc::_exit(code.into()) }

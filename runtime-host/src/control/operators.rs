@@ -1,8 +1,8 @@
 //! What operators ask of the daemon as a whole, without a session: its status, and its end.
 //!
 //! Such a connection has no memory, no lane and no worker, so it is served when there is no room for a session, and
-//! while workers and jobs hang. Nothing here waits: the status is made of what is known, and what has to be looked at or
-//! waited for is left to a thread of its own kind, whose answer comes as an event.
+//! while workers and jobs hang. Nothing here waits: the status is made of what is known, and what has to be looked at
+//! or waited for is left to a thread of its own kind, whose answer comes as an event.
 
 use std::sync::Arc;
 

@@ -1,13 +1,13 @@
 //! Taking a lock over from a daemon that was killed and cannot end.
 //!
-//! Such a daemon's lock is released by the kernel when its last thread has ended, which a system call may keep from that
-//! for ever. None of its threads ever runs code of the program again ([`is_killed`]), so it uses neither the lock nor
-//! the socket: the lock file may be removed, and the next daemon makes and locks another one.
+//! Such a daemon's lock is released by the kernel when its last thread has ended, which a system call may keep from
+//! that for ever. None of its threads ever runs code of the program again ([`is_killed`]), so it uses neither the lock
+//! nor the socket: the lock file may be removed, and the next daemon makes and locks another one.
 //!
-//! Two daemons that start must not do that to each other. Whoever removes a lock file that somebody else has locked, and
-//! whoever has locked one and looks whether it still has its name, holds a second lock of that very file meanwhile, of
-//! the other kind (`F_OFD_SETLK`). So if the killed daemon ends in between and a third one gets its lock, either that
-//! one finds that the file has lost its name, or it is seen to hold the lock.
+//! Two daemons that start must not do that to each other. Whoever removes a lock file that somebody else has locked,
+//! and whoever has locked one and looks whether it still has its name, holds a second lock of that very file meanwhile,
+//! of the other kind (`F_OFD_SETLK`). So if the killed daemon ends in between and a third one gets its lock, either
+//! that one finds that the file has lost its name, or it is seen to hold the lock.
 
 use std::fs::{File, OpenOptions};
 use std::io;
