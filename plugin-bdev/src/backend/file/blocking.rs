@@ -12,10 +12,11 @@
 //! So AIO hands to the kernel by itself only what does not wait, and leaves the rest to a thread of the pool's
 //! ([`super::submitter`]); io_uring has the kernel use its threads at once (`IOSQE_ASYNC`) for the last row.
 //!
-//! What remains: where a regular file's blocks lie, a file system may have to read from the device, and it does not ask
-//! for `REQ_NOWAIT`, so that a device whose queue is full keeps the worker until it has ended another operation. A
-//! device that never answers again can keep a worker for ever by that, if more is under way on it than its queue takes.
-//! The host's watchdog names such a worker.
+
+//! What remains: a file system does not pass on to its device that nobody is to wait, so that a device whose queue is
+//! full keeps the worker until it has ended another operation, with either engine (seen with ext4 on Linux 6.18); and it
+//! may have to read from the device where a file's blocks lie. A device that never answers again can keep a worker for
+//! ever by that, if more is under way on it than its queue takes. The host's watchdog names such a worker.
 
 #![forbid(unsafe_code)]
 
