@@ -331,7 +331,7 @@ mod tests {
             assert_eq!(errno(libc::SYS_prlimit64, [0, 0, 0]), 0);
             assert_eq!(errno(libc::SYS_prlimit64, [1, 0, 0]), EPERM);
             assert_eq!(errno(500, [0; 3]), ENOSYS);
-            let namespace = libc::CLONE_NEWUSER as c_long;
+            let namespace = c_long::from(libc::CLONE_NEWUSER);
             assert_eq!(errno(libc::SYS_clone, [namespace, 0, 0]), EPERM);
             std::thread::spawn(|| ()).join().expect("threads start");
         });
@@ -340,10 +340,10 @@ mod tests {
     #[test]
     fn once_it_serves_a_daemon_makes_threads_and_no_processes() {
         under(&[from_the_start(true), from_serving_on()], || {
-            let child = libc::SIGCHLD as c_long;
+            let child = c_long::from(libc::SIGCHLD);
             assert_eq!(errno(libc::SYS_clone, [child, 0, 0]), EPERM);
             assert_eq!(errno(libc::SYS_fchmod, [-1, 0, 0]), EPERM);
-            let unix = libc::AF_UNIX as c_long;
+            let unix = c_long::from(libc::AF_UNIX);
             assert_eq!(errno(libc::SYS_socket, [unix, 1, 0]), EPERM);
             assert_eq!(errno(libc::SYS_io_uring_setup, [8, 0, 0]), libc::EFAULT);
             std::thread::spawn(|| ()).join().expect("threads start");

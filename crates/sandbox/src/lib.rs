@@ -8,7 +8,7 @@
 //! Laws of this crate:
 //! - It knows nothing of hosts and modules: it is told what is needed.
 //! - Nothing is claimed that is not in force. What the kernel does not have is a [`SandboxMeasure`] that says so, and
-//! no error: an older kernel has a daemon that can do more.
+//!   no error: an older kernel has a daemon that can do more.
 //! - No refused system call ends the process.
 
 mod calls;

@@ -5,7 +5,7 @@
 //!   ([`chimaera_runtime::log`]), and another one everything else ([`announcer`]). No other code of the daemon writes
 //!   to standard output or standard error.
 //! - What the process does not need it gives up before its first thread ([`confinement`]), and what only its start
-//! needs before it says that it serves.
+//!   needs before it says that it serves.
 //! - No signal that a process can survive ends the daemon before its pools are flushed ([`signals`]).
 
 mod announcer;
