@@ -128,14 +128,7 @@ impl Host {
             host.workers
                 .push(worker.map_err(HostError::system("starting a worker"))?);
         }
-        let room = check_memory(SPARE_BYTES_AT_START);
-        room.map_err(HostError::system("keeping memory for clients' requests"))?;
-        if config.socket.is_some() || !config.listen.is_empty() {
-            let free = check_descriptors(worker_count);
-            free.map_err(HostError::system(
-                "keeping descriptors for a first client and its pool",
-            ))?;
-        }
+        check_room(config, worker_count)?;
         let thread = thread::spawn("chimaera-control", move || control.run());
         host.control = Some(thread.map_err(no_thread)?);
         Ok(host)
@@ -357,6 +350,19 @@ const CLIENT_DESCRIPTORS: usize = 4;
 /// Descriptors of a pool on a file, besides two for each worker (one for I/O and one that wakes the worker): the file
 /// that a client has passed, until the pool is made, and the module's own.
 const POOL_DESCRIPTORS: usize = 2;
+
+/// Checks that there is room for a first client.
+fn check_room(config: &Config, worker_count: usize) -> Result<(), HostError> {
+    let room = check_memory(SPARE_BYTES_AT_START);
+    room.map_err(HostError::system("keeping memory for clients' requests"))?;
+    if config.socket.is_none() && config.listen.is_empty() {
+        return Ok(());
+    }
+    let free = check_descriptors(worker_count);
+    free.map_err(HostError::system(
+        "keeping descriptors for a first client and its pool",
+    ))
+}
 
 /// Checks that there are descriptors left for a client with a pool on a file: without them a daemon would say that it
 /// serves, and serve nobody.

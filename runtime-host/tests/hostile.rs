@@ -118,11 +118,7 @@ impl<'a> Hostile<'a> {
             match self.numbers.below(16) {
                 0 => peer.shut_down(Shutdown::Write),
                 1 => peer.shut_down(Shutdown::Read),
-                2..=9 => {
-                    if peer.try_receive() == Some(PeerAnswer::End) {
-                        return;
-                    }
-                }
+                2..=9 if peer.try_receive() == Some(PeerAnswer::End) => return,
                 _ => {}
             }
         }
@@ -172,7 +168,7 @@ impl<'a> Hostile<'a> {
             unsafe {
                 place
                     .cast::<u64>()
-                    .write_volatile(self.numbers.next_number())
+                    .write_volatile(self.numbers.next_number());
             };
         }
     }
@@ -255,7 +251,10 @@ fn whoever_behaves_is_served_whatever_others_send() {
                 })
             })
             .collect();
-        let peers: Vec<_> = peers.into_iter().map(|peer| peer.join()).collect();
+        let peers: Vec<_> = peers
+            .into_iter()
+            .map(std::thread::ScopedJoinHandle::join)
+            .collect();
         has_ended.store(true, Ordering::SeqCst);
         let (mut victim, pings) = victim.join().expect("the victim is served");
         for peer in peers {

@@ -178,7 +178,7 @@ impl Files {
         // SAFETY: by this function's contract.
         unsafe {
             let data = libc::CMSG_DATA(header);
-            let len = (*header).cmsg_len as usize - (data as usize - header as usize);
+            let len = (*header).cmsg_len - (data as usize - header as usize);
             for index in 0..len / size_of::<RawFd>() {
                 if let Some(place) = self.numbers.get_mut(self.count) {
                     *place = data.cast::<RawFd>().add(index).read_unaligned();

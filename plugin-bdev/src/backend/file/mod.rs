@@ -100,6 +100,15 @@ fn charge(context: &CreateContext<'_>, io_depth: u32) -> Result<(), ModuleError>
     host.charge(Resource::IoDepth, u64::from(io_depth) * workers)
 }
 
+/// What wakes each worker.
+fn wakes(worker_count: usize) -> Result<Box<[Arc<EventFd>]>, ModuleError> {
+    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+    (0..worker_count)
+        .map(|_| EventFd::from_value_and_flags(0, flags).map(Arc::new))
+        .collect::<Result<_, _>>()
+        .map_err(|errno| ModuleError::system("cannot make an eventfd", &io::Error::from(errno)))
+}
+
 impl FileDevice {
     /// Opens the pool's file and makes each worker's queue. Dropping the second value undoes what was changed
     /// for it.
@@ -112,13 +121,7 @@ impl FileDevice {
     ) -> Result<(Self, Undo), ModuleError> {
         let opened = open::open(context, parameters)?;
         charge(context, opened.usage.io_depth)?;
-        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        let wakes = (0..context.worker_count)
-            .map(|_| EventFd::from_value_and_flags(0, flags).map(Arc::new))
-            .collect::<Result<Box<[_]>, _>>()
-            .map_err(|errno| {
-                ModuleError::system("cannot make an eventfd", &io::Error::from(errno))
-            })?;
+        let wakes = wakes(context.worker_count)?;
         let blocking = Blocking::of(&opened.file, opened.direct);
         let make_queue = |kind, worker_index: usize, submitter: Option<&Arc<Submitter>>| {
             let setup = EngineSetup {
@@ -136,13 +139,10 @@ impl FileDevice {
         let make_queues = |kind| {
             let operations = opened.usage.io_depth as usize * context.worker_count;
             let submitter = select::submitter(kind, blocking, operations, context.host)?;
+            let make = |worker| make_queue(kind, worker, submitter.as_ref());
             // SAFETY: the value becomes a part of the container that the context is for, which
             // reaches it only from its own calls on workers.
-            unsafe {
-                PerWorker::try_new(context, |worker| {
-                    make_queue(kind, worker, submitter.as_ref())
-                })
-            }
+            unsafe { PerWorker::try_new(context, make) }
         };
         let asked = parameters.usage.io_engine;
         let (queues, io_engine) = match opened.origin {
