@@ -6,8 +6,8 @@
 //! Laws of this module:
 //! - A worker does two stores for a task here, to memory of its own thread, and nothing else.
 //! - The watchdog must tell a call from the next one of the same pool, and no count is kept for that: it marks the word
-//!   that it finds ([`Word::look`]). Whatever the thread stores next takes the mark away, so a word that is marked still
-//!   belongs to the same call.
+//!   that it finds ([`Word::look`]). Whatever the thread stores next takes the mark away, so a word that is marked
+//!   still belongs to the same call.
 //! - A thread's word is read by others only as long as its [`Watched`] lives, which ends on that thread.
 
 use std::marker::PhantomData;

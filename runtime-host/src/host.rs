@@ -37,7 +37,7 @@ use crate::refused_pools::RefusedPools;
 use crate::reply_gate::ReplyGate;
 use crate::sessions::SessionRegistry;
 use crate::stop::Stopper;
-use crate::watchdog::{Watchdog, Watchlist};
+use crate::watchdog::{WatchdogThread, Watchlist};
 use crate::worker::WorkerThread;
 use crate::worker_inboxes::WorkerInboxes;
 
@@ -55,7 +55,7 @@ pub struct Host {
     control: Option<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
     /// Ends after the threads that it watches.
-    watchdog: Option<Watchdog>,
+    watchdog: Option<WatchdogThread>,
     /// Dropped last, so that what the host logs as it ends is written.
     _log: log::LogHandle,
 }
@@ -79,7 +79,7 @@ impl Host {
             .map_err(HostError::system("making the workers' inboxes"))?;
         let watchlist = Arc::new(Watchlist::default());
         let threads = ControlThreads::start(&watchlist).map_err(no_thread)?;
-        let watchdog = Watchdog::start(&watchlist).map_err(no_thread)?;
+        let watchdog = WatchdogThread::start(&watchlist).map_err(no_thread)?;
         let inboxes = Arc::new(WorkerInboxes { by_worker: inboxes });
         let events = Inbox::new().map(Arc::new);
         let events = events.map_err(HostError::system("making the control inbox"))?;
@@ -104,12 +104,11 @@ impl Host {
             parks_with_barrier: barrier::is_available(),
         });
         let departure = departure_of(&shared, &entrances);
-        let operators = config.operators.clone();
         let control = Control::new(
             Arc::clone(&shared),
             Arc::clone(&events),
             entrances,
-            operators,
+            config.operators.clone(),
             receiver,
         )
         .map_err(HostError::system("making the control thread"))?;

@@ -16,8 +16,8 @@ mod calls {
     nix::ioctl_readwrite!(thaw, b'X', 120, libc::c_int);
 }
 
-/// An ext4 on a loop device, which can be frozen: then whoever writes there waits in the kernel, and no signal ends that.
-/// Unmounted on drop.
+/// An ext4 on a loop device, which can be frozen: then whoever writes there waits in the kernel, and no signal ends
+/// that. Unmounted on drop.
 #[derive(Debug)]
 pub struct FreezableFileSystem {
     folder: TempDir,

@@ -1,9 +1,9 @@
 //! The watchdog: a thread that looks now and then whether the others go on, and says so where one does not.
 //!
 //! It watches the workers and the threads of the control side that carry out jobs: those that call containers. Each of
-//! them notes which call it is in ([`crate::calls`]). What lasts longer than [`PATIENCE`] is a **hang**: the log is told
-//! when it begins and when it is over, and the status names it. A worker that is in no module's call hangs too if it does
-//! not go on: that is a mistake in the runtime.
+//! them notes which call it is in ([`crate::calls`]). What lasts longer than [`PATIENCE`] is a **hang**: the log is
+//! told when it begins and when it is over, and the status names it. A worker that is in no module's call hangs too if
+//! it does not go on: that is a mistake in the runtime.
 //!
 //! Laws of this module:
 //! - It ends nothing and fences nothing, and nobody waits for it.
@@ -228,12 +228,12 @@ impl Drop for Watching {
 }
 
 /// The watchdog's thread, which ends when this is dropped.
-pub(crate) struct Watchdog {
+pub(crate) struct WatchdogThread {
     list: Arc<Watchlist>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watchdog {
+impl WatchdogThread {
     /// # Errors
     /// The system gives no thread.
     pub(crate) fn start(list: &Arc<Watchlist>) -> Result<Self, NoThread> {
@@ -252,7 +252,7 @@ impl Watchdog {
     }
 }
 
-impl Drop for Watchdog {
+impl Drop for WatchdogThread {
     fn drop(&mut self) {
         self.list.end();
         if let Some(thread) = self.thread.take()

@@ -21,7 +21,7 @@ use nix::sys::eventfd::EventFd;
 use super::aio_ring::{IoEvent, Ring};
 use super::blocking::{Blocking, Way};
 use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
-use super::submitter::{Desk, Submitter, io_submit};
+use super::submitter::{Desk, SubmittingThread, io_submit};
 
 const IOCB_CMD_PREAD: u16 = 0;
 const IOCB_CMD_PWRITE: u16 = 1;
@@ -94,7 +94,7 @@ pub(super) struct Aio {
 /// How operations are handed to the kernel where that must not keep the worker.
 struct Handing {
     blocking: Blocking,
-    submitter: Arc<Submitter>,
+    submitter: Arc<SubmittingThread>,
     desk: Arc<Desk>,
 }
 
@@ -133,7 +133,7 @@ impl Aio {
     pub(super) fn without_blocking(
         mut self,
         blocking: Blocking,
-        submitter: &Arc<Submitter>,
+        submitter: &Arc<SubmittingThread>,
     ) -> Self {
         self.handing = Some(Handing {
             blocking,

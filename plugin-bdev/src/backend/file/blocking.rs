@@ -6,17 +6,16 @@
 //! |---|---|---|
 //! | in memory (tmpfs) | only copies, to and from pages as those of a client's own memory, which a worker touches anyway; the system freezes no such file system | the same, by a thread of the kernel's |
 //! | a device, bypassing the page cache | returns at once with `RWF_NOWAIT`, also if the device's queue is full (`REQ_NOWAIT`) | the same: the kernel asks like that first, and has a thread of its own wait |
-//! | a regular file, bypassing the page cache | reads: as for a device. Writes: waits as long as the file system is frozen, with `RWF_NOWAIT` too (`aio_write` takes the lock of writers first) | does not wait for a file system that is frozen, nor for one that has to find room |
+//! | a regular file, bypassing the page cache | reads: returns at once with `RWF_NOWAIT`, but for what remains (below). Writes: waits as long as the file system is frozen, with `RWF_NOWAIT` too (`aio_write` takes the lock of writers first) | does not wait for a file system that is frozen, nor for one that has to find room |
 //! | any other file through the page cache | waits for the device where pages are not cached or cannot be written | may wait for the device where a file system looks up where its blocks are |
 //!
 //! So AIO hands to the kernel by itself only what does not wait, and leaves the rest to a thread of the pool's
 //! ([`super::submitter`]); io_uring has the kernel use its threads at once (`IOSQE_ASYNC`) for the last row.
 //!
-
 //! What remains: a file system does not pass on to its device that nobody is to wait, so that a device whose queue is
-//! full keeps the worker until it has ended another operation, with either engine (seen with ext4 on Linux 6.18); and it
-//! may have to read from the device where a file's blocks lie. A device that never answers again can keep a worker for
-//! ever by that, if more is under way on it than its queue takes. The host's watchdog names such a worker.
+//! full keeps the worker until it has ended another operation, with either engine (seen with ext4 on Linux 6.18); and
+//! it may have to read from the device where a file's blocks lie. A device that never answers again can keep a worker
+//! for ever by that, if more is under way on it than its queue takes. The host's watchdog names such a worker.
 
 #![forbid(unsafe_code)]
 

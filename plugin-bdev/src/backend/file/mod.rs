@@ -57,7 +57,7 @@ use operation::Operation;
 use queue::{GrantExchange, REFUSAL_PATIENCE, TransferOutcome, WorkerQueue};
 use select::{EngineSetup, KernelEngine};
 use source::FileOrigin;
-use submitter::Submitter;
+use submitter::SubmittingThread;
 pub(crate) use undo::Undo;
 
 /// The file or device of a pool.
@@ -123,7 +123,7 @@ impl FileDevice {
         charge(context, opened.usage.io_depth)?;
         let wakes = wakes(context.worker_count)?;
         let blocking = Blocking::of(&opened.file, opened.direct);
-        let make_queue = |kind, worker_index: usize, submitter: Option<&Arc<Submitter>>| {
+        let make_queue = |kind, worker_index: usize, submitter: Option<&Arc<SubmittingThread>>| {
             let setup = EngineSetup {
                 file: &opened.file,
                 wake: &wakes[worker_index],

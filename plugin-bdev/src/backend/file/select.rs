@@ -13,7 +13,7 @@ use super::aio::Aio;
 use super::blocking::Blocking;
 use super::engine::{DeviceCommand, DeviceResult, Engine};
 use super::rings::{STOCK_IS_EMPTY, interrupts_workers};
-use super::submitter::Submitter;
+use super::submitter::SubmittingThread;
 use super::uring::Uring;
 
 /// One of the kernel's engines.
@@ -71,7 +71,7 @@ pub(super) struct EngineSetup<'a> {
     /// Which operations may keep whoever hands them to the kernel.
     pub(super) blocking: Blocking,
     /// Who hands over those that may, if the engine has somebody for it.
-    pub(super) submitter: Option<&'a Arc<Submitter>>,
+    pub(super) submitter: Option<&'a Arc<SubmittingThread>>,
     /// Whether no other engine than io_uring may take its place.
     pub(super) needs_ring: bool,
 }
@@ -168,11 +168,11 @@ pub(super) fn submitter(
     blocking: Blocking,
     operations: usize,
     host: Host,
-) -> Result<Option<Arc<Submitter>>, ModuleError> {
+) -> Result<Option<Arc<SubmittingThread>>, ModuleError> {
     if kind != IoEngine::Libaio || blocking == Blocking::None {
         return Ok(None);
     }
-    let started = Submitter::start(operations, move || host.adopt_thread());
+    let started = SubmittingThread::start(operations, move || host.adopt_thread());
     let started = started.map_err(|error| {
         let text = format!("cannot set up asynchronous I/O: {error}");
         ModuleError::new(Status::OutOfResources, text)

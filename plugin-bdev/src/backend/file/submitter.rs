@@ -27,7 +27,7 @@ const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// The thread, which ends when this is dropped.
-pub(super) struct Submitter {
+pub(super) struct SubmittingThread {
     shared: Arc<Shared>,
     /// For waking it, which takes no lock.
     waiter: Thread,
@@ -64,7 +64,7 @@ pub(super) struct Desk {
     emptied: Condvar,
 }
 
-impl Submitter {
+impl SubmittingThread {
     /// Starts the thread, for so many operations at the same time. It calls `begin` first.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl Submitter {
     }
 }
 
-impl Drop for Submitter {
+impl Drop for SubmittingThread {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
         self.wake();

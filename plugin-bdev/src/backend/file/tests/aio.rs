@@ -11,7 +11,7 @@ use nix::sys::eventfd::EventFd;
 use super::super::aio::Aio;
 use super::super::blocking::Blocking;
 use super::super::engine::{DeviceCommand, Engine, Opcode};
-use super::super::submitter::Submitter;
+use super::super::submitter::SubmittingThread;
 use super::engine::{file_and_wake, results_of, transfer_often};
 use crate::testing::TestBuffer;
 
@@ -19,7 +19,7 @@ const PIECE: usize = 64 << 10;
 
 fn engine(file: &PoolFile, depth: u32, blocking: Blocking) -> (Aio, Arc<EventFd>) {
     let (_, wake) = file_and_wake();
-    let submitter = Arc::new(Submitter::start(depth as usize, || {}).expect("a thread"));
+    let submitter = Arc::new(SubmittingThread::start(depth as usize, || {}).expect("a thread"));
     let aio = Aio::new(Arc::clone(file), Arc::clone(&wake), depth).expect("a context");
     (aio.without_blocking(blocking, &submitter), wake)
 }
