@@ -97,9 +97,9 @@ pub(crate) fn take_logged() -> bool {
 
 /// What a thread was found in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found(u64);
+pub(crate) struct FoundIn(u64);
 
-impl Found {
+impl FoundIn {
     pub(crate) fn speaker(self) -> Option<u64> {
         Some(self.0 & SPEAKER).filter(|&speaker| speaker != NOBODY)
     }
@@ -126,9 +126,9 @@ pub(crate) struct Word(&'static AtomicU64);
 impl Word {
     /// Gives what the thread is in, and whether it is the same as at the last look: not the same call alone, but the
     /// same stay there.
-    pub(crate) fn look(self) -> (Found, bool) {
+    pub(crate) fn look(self) -> (FoundIn, bool) {
         let word = self.0.load(Ordering::Relaxed);
-        let found = Found(word & !(MARKED | LOGGED));
+        let found = FoundIn(word & !(MARKED | LOGGED));
         if word & MARKED != 0 {
             return (found, true);
         }

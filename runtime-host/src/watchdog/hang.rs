@@ -5,13 +5,13 @@ use std::time::Duration;
 use chimaera_proto::admin::MAX_CHANGING_NAME_BYTES;
 use chimaera_proto::hangs::HangPlace;
 
-use crate::calls::Found;
+use crate::calls::FoundIn;
 use crate::log;
 use crate::speakers::{self, Named};
 
 /// What a thread was found in, at one look or more.
 pub(super) struct Stay {
-    pub(super) found: Found,
+    pub(super) found: FoundIn,
     /// For how long, at least: since the first of these looks.
     pub(super) lasted: Duration,
     /// Since it has lasted too long.
@@ -31,7 +31,7 @@ pub(super) struct Begun {
 
 impl Begun {
     pub(super) fn new(
-        found: Found,
+        found: FoundIn,
         lasted: Duration,
         thread_id: i32,
         thread: &str,
