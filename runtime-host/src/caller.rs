@@ -17,7 +17,7 @@ use nix::sys::socket::UnixCredentials;
 use parking_lot::Mutex;
 
 #[cfg(test)]
-use crate::accounts::{Accounts, Limits};
+use crate::accounts::{AccountLimits, Accounts};
 use crate::accounts::{Charge, Holder};
 use crate::config::{Operators, UsersCeiling};
 use crate::jobs::JobOwner;
@@ -143,7 +143,7 @@ impl Caller {
             user_id: user,
             group_id: user,
         };
-        let accounts = Accounts::new(Limits::of_this_machine());
+        let accounts = Accounts::new(AccountLimits::of_this_machine());
         let account = accounts.holder(user, standing == Standing::Operator);
         Self::new(1, (peer, Vec::new()), standing, &account)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chimaera_chimod::Module;
 
-use crate::accounts::Limits;
+use crate::accounts::AccountLimits;
 
 /// How a host is set up. [`Config::default`] is an embedded host: it listens nowhere, and finds
 /// plugins as a daemon does.
@@ -40,7 +40,7 @@ pub struct Config {
     /// Whether the modules that are linked in are open to such clients only if they are named there.
     pub opens_named_modules_only: bool,
     /// How much users and sessions may have of what all share.
-    pub limits: Limits,
+    pub limits: AccountLimits,
     /// How long the end of the host may take: for tasks in flight, for pools that are being made, and for flushing and
     /// closing all of them. What has not come to its end by then is given up, and named.
     pub stop_timeout: Duration,
@@ -64,7 +64,7 @@ impl Default for Config {
             modules: Vec::new(),
             opened_modules: Vec::new(),
             opens_named_modules_only: false,
-            limits: Limits::default(),
+            limits: AccountLimits::default(),
             stop_timeout: DEFAULT_STOP_TIMEOUT,
         }
     }

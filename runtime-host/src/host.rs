@@ -301,8 +301,8 @@ fn departure_of(shared: &Arc<ControlSide>, entrances: &[Entrance]) -> Arc<Depart
     departure
 }
 
-/// Starts the process that receives files of clients, where strangers may connect. It comes before sockets and locks, of
-/// which it would have copies for a moment.
+/// Starts the process that receives files of clients, where strangers may connect. It comes before sockets and locks,
+/// of which it would have copies for a moment.
 fn start_receiver(config: &Config) -> Result<Option<Receiver>, HostError> {
     if config.socket.is_none() && config.listen.is_empty() {
         return Ok(None);

@@ -53,7 +53,7 @@ mod watchdog;
 mod worker;
 mod worker_inboxes;
 
-pub use accounts::{Amounts, Limits, Resource};
+pub use accounts::{AccountLimits, Amounts, Resource};
 pub use chimaera_proto::admin::Restriction;
 pub use config::{Config, Operators, Polling, UsersCeiling, UsersSocket};
 pub use control::listener::{DaemonProcess, check_socket_path, process_at, served_by};

@@ -17,7 +17,7 @@ use std::fmt::{self, Write};
 use std::panic::PanicHookInfo;
 use std::time::Instant;
 
-use chimaera_chimod::Resource as Charged;
+use chimaera_chimod::HostResource;
 use chimaera_chimod::abi::{LentBytes, TextSink};
 use chimaera_chimod::host::report;
 use chimaera_fork::PerProcess;
@@ -190,7 +190,7 @@ pub(crate) unsafe extern "C" fn charge(
     amount: u64,
     error: *const TextSink,
 ) -> u32 {
-    let charged = match Charged::from_number(resource).map(resource_of) {
+    let charged = match HostResource::from_number(resource).map(resource_of) {
         Some(resource) => charge_pool(speaker, resource, amount),
         // Of a later version, in which it is counted.
         None => Ok(()),
@@ -202,12 +202,12 @@ pub(crate) unsafe extern "C" fn charge(
     }
 }
 
-const fn resource_of(charged: Charged) -> Resource {
+const fn resource_of(charged: HostResource) -> Resource {
     match charged {
-        Charged::MemoryBytes => Resource::MemoryBytes,
-        Charged::IoDepth => Resource::IoDepth,
-        Charged::Descriptors => Resource::Descriptors,
-        Charged::AddressBytes => Resource::AddressBytes,
+        HostResource::MemoryBytes => Resource::MemoryBytes,
+        HostResource::IoDepth => Resource::IoDepth,
+        HostResource::Descriptors => Resource::Descriptors,
+        HostResource::AddressBytes => Resource::AddressBytes,
     }
 }
 

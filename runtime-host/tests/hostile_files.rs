@@ -26,8 +26,8 @@ const MAX_RECEIVING: usize = 8;
 /// Somebody else.
 const OTHER: u32 = 1003;
 
-/// Held by each test: a host that starts gets a receiver, which for a moment has copies of this process's files. Those of
-/// another test would hold it up.
+/// Held by each test: a host that starts gets a receiver, which for a moment has copies of this process's files. Those
+/// of another test would hold it up.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {

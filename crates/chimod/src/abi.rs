@@ -4,7 +4,8 @@
 //!
 //! | function | thread | may block | who completes |
 //! |---|---|---|---|
-//! | `create`, `pool_id`, `was_opened`, `incarnation`, `permissions`, `set_permissions`, `create_again`, `flush`, `destroy` | control side | yes | – |
+//! | `create`, `pool_id`, `was_opened`, `incarnation`, `permissions`, `set_permissions`, `create_again`, `flush`,
+//! `destroy` | control side | yes | – |
 //! | `submit`, `prefetch`, `poll`, `wake_fd` | a worker | no | the plugin, once per task |
 //!
 //! - `submit`, `poll` and `wake_fd` get the index of their worker.
@@ -476,9 +477,9 @@ pub struct HostVTable {
     /// and inode, which no pool may have; else 0. Any thread but a worker; may block.
     pub is_own_file: unsafe extern "C" fn(context: *const c_void, device: u64, inode: u64) -> u32,
     /// Counts what a container is about to take in the account of whoever has the pool, until the container is
-    /// destroyed. `resource` is a [`Resource`](crate::Resource). Returns 0; or, if that is more than the account may
-    /// have, a status word, with the reason in `error`: then nothing is counted, and the container does without. The
-    /// control side; does not block.
+    /// destroyed. `resource` is a [`HostResource`](crate::HostResource). Returns 0; or, if that is more than the
+    /// account may have, a status word, with the reason in `error`: then nothing is counted, and the container does
+    /// without. The control side; does not block.
     pub charge: unsafe extern "C" fn(
         context: *const c_void,
         speaker: u64,

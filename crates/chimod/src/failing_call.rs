@@ -1,5 +1,5 @@
-//! Calls across the ABI that may fail, and how their errors travel: a status word comes back, and the text goes into the
-//! caller's sink.
+//! Calls across the ABI that may fail, and how their errors travel: a status word comes back, and the text goes into
+//! the caller's sink.
 
 use std::ffi::c_void;
 

@@ -24,7 +24,7 @@ pub enum Level {
 /// What a container takes that its host counts: a user may have only so much of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Resource {
+pub enum HostResource {
     /// Bytes of memory of the host's process, whether they are written or not.
     MemoryBytes = 1,
     /// Operations of the kernel's asynchronous I/O that may be in flight.
@@ -35,7 +35,7 @@ pub enum Resource {
     AddressBytes = 4,
 }
 
-impl Resource {
+impl HostResource {
     /// The resource with this number.
     #[must_use]
     pub const fn from_number(number: u32) -> Option<Self> {
@@ -114,13 +114,13 @@ impl Host {
     }
 
     /// Counts what this container is about to take, in the account of whoever has the pool, until the container is
-    /// destroyed. To be called in [`Container::create`](crate::Container::create), before the resource is taken. Not for
-    /// workers; does not block.
+    /// destroyed. To be called in [`Container::create`](crate::Container::create), before the resource is taken. Not
+    /// for workers; does not block.
     ///
     /// # Errors
     /// [`Status::LimitReached`](chimaera_proto::Status::LimitReached), with a text for whoever asked for the pool. Then
     /// nothing was counted, and the container must not take it.
-    pub fn charge(self, resource: Resource, amount: u64) -> Result<(), ModuleError> {
+    pub fn charge(self, resource: HostResource, amount: u64) -> Result<(), ModuleError> {
         let table = self.table();
         call(|error| {
             // SAFETY: the host's function takes any number, and the sink is valid during the call.

@@ -56,7 +56,7 @@ pub use container::{
     Worker,
 };
 pub use host::Module;
-pub use host_handle::{Host, Level, Resource};
+pub use host_handle::{Host, HostResource, Level};
 pub use methods::{DeclaredMethod, MAX_METHODS, MethodMasks};
 pub use per_worker::PerWorker;
 pub use request::{Request, SharedBuffer, WritableBuffer};

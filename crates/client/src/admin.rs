@@ -176,8 +176,8 @@ impl AdminClient {
         self.submit(Method::ListPools, PoolQuery::Local, &request, finish)
     }
 
-    /// A page of the sessions behind the one with the number `after`, 0 for the first, and what their users have of what
-    /// all share. Operators are told of all, others of their own.
+    /// A page of the sessions behind the one with the number `after`, 0 for the first, and what their users have of
+    /// what all share. Operators are told of all, others of their own.
     ///
     /// # Errors
     /// See [`AdminClient`].

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// A TCP socket with bytes that its peer does not read, and the wish to wait long for that (`SO_LINGER`). Whoever closes
-/// the last descriptor of it waits, unless its peer reads or ends. A waiting thread can be killed with its process.
+/// A TCP socket with bytes that its peer does not read, and the wish to wait long for that (`SO_LINGER`). Whoever
+/// closes the last descriptor of it waits, unless its peer reads or ends. A waiting thread can be killed with its
+/// process.
 #[derive(Debug)]
 pub struct LingeringSocket {
     /// The socket.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_proto::UNIT_BYTES;
-use chimaera_chimod::{CreateContext, Level, ModuleError, Resource};
+use chimaera_chimod::{CreateContext, HostResource, Level, ModuleError};
 
 use super::allocator::{allocator_of, tables_bytes};
 use super::counters::Counters;
@@ -29,8 +29,8 @@ pub(crate) fn in_memory(
 ) -> Result<BlockPool, ModuleError> {
     let scrubs = scrub::of_new_pool(context, &parameters, FormerContents::Blank)?;
     let (host, total_size) = (context.host, parameters.total_size);
-    host.charge(Resource::MemoryBytes, total_size)?;
-    host.charge(Resource::AddressBytes, tables_bytes(total_size))?;
+    host.charge(HostResource::MemoryBytes, total_size)?;
+    host.charge(HostResource::AddressBytes, tables_bytes(total_size))?;
     let device = RamDevice::new(context, parameters.total_size)?;
     let allocator = allocator_of(parameters.total_size, context.worker_count, false)?;
     warn_if_too_large(context, parameters.total_size);
@@ -69,7 +69,7 @@ pub(crate) fn on_file(
 ) -> Result<(BlockPool, Arc<NamedFile>, Ledger<MetadataDisk>, Undo), ModuleError> {
     let (device, mut undo) = FileDevice::new(context, &parameters)?;
     let tables = tables_bytes(device.total_size());
-    if let Err(error) = context.host.charge(Resource::AddressBytes, tables) {
+    if let Err(error) = context.host.charge(HostResource::AddressBytes, tables) {
         return Err(undo.after(error));
     }
     let opened = persistence::open_or_format(context, &parameters, &device, &mut undo);

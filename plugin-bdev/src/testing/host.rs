@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, LentBytes, RawTask, TextSink};
 use chimaera_chimod::host::report;
-use chimaera_chimod::{Host, ModuleError, Request, Resource};
+use chimaera_chimod::{Host, HostResource, ModuleError, Request};
 use chimaera_proto::task::{ARGUMENT_COUNT, Completion, VALUE_COUNT};
 use chimaera_proto::{Failure, Status};
 use chimaera_testing::SystemCallFilter;
@@ -60,7 +60,7 @@ impl Recorder {
     }
 
     /// A recorder for a host that lets a container take only so much of a resource at a time.
-    pub(crate) fn limiting(resource: Resource, amount: u64) -> Self {
+    pub(crate) fn limiting(resource: HostResource, amount: u64) -> Self {
         Self {
             limit: Some((resource as u32, amount)),
             ..Self::default()
@@ -68,7 +68,7 @@ impl Recorder {
     }
 
     /// How much of a resource containers have said that they take.
-    pub(crate) fn charged(&self, resource: Resource) -> u64 {
+    pub(crate) fn charged(&self, resource: HostResource) -> u64 {
         let charges = self.charges.lock().expect("no test panics with it");
         let of_it = charges.iter().filter(|charge| charge.0 == resource as u32);
         of_it.map(|charge| charge.1).sum()

@@ -25,7 +25,7 @@ const _: () = assert!(MAX_POOLS < u16::MAX as u64);
 ///
 /// Operators have no limits but those of a session and of the whole host, of which users leave them some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct AccountLimits {
     /// For each user, in all sessions together.
     pub per_user: Amounts,
     /// For each session.
@@ -36,7 +36,7 @@ pub struct Limits {
     pub whole: Amounts,
 }
 
-impl Limits {
+impl AccountLimits {
     /// What suits this machine and process: of what there is a known amount of, a quarter for each user.
     #[must_use]
     pub fn of_this_machine() -> Self {
@@ -78,7 +78,7 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
+impl Default for AccountLimits {
     fn default() -> Self {
         Self::of_this_machine()
     }

@@ -24,7 +24,7 @@ use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
 use parking_lot::Mutex;
 
-pub use limits::Limits;
+pub use limits::AccountLimits;
 pub(crate) use limits::MAX_POOLS;
 pub(crate) use pool::PoolAccount;
 pub use resource::{Amounts, Resource};
@@ -32,7 +32,7 @@ pub use resource::{Amounts, Resource};
 /// All accounts of a host.
 #[derive(Debug)]
 pub(crate) struct Accounts {
-    limits: Limits,
+    limits: AccountLimits,
     state: Mutex<State>,
 }
 
@@ -89,7 +89,7 @@ pub(crate) struct Charge {
 }
 
 impl Accounts {
-    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+    pub(crate) fn new(limits: AccountLimits) -> Arc<Self> {
         Arc::new(Self {
             limits,
             state: Mutex::default(),
@@ -106,7 +106,7 @@ impl Accounts {
         }
     }
 
-    pub(crate) fn limits(&self) -> &Limits {
+    pub(crate) fn limits(&self) -> &AccountLimits {
         &self.limits
     }
 

@@ -1,7 +1,7 @@
 //! What a pool takes, in the account of its owner.
 
 #[cfg(test)]
-use super::{Accounts, Limits};
+use super::{AccountLimits, Accounts};
 use super::{Charge, Exceeded, Holder, Resource};
 
 /// The charges of one pool, which are given back when this is dropped.
@@ -28,7 +28,7 @@ impl PoolAccount {
     /// Of a user of a host without anybody else, for tests.
     #[cfg(test)]
     pub(crate) fn of_nobody_else() -> Self {
-        let accounts = Accounts::new(Limits::of_this_machine());
+        let accounts = Accounts::new(AccountLimits::of_this_machine());
         Self::open(accounts.holder(1, false)).expect("there is room")
     }
 

@@ -7,7 +7,7 @@ const NONE: u64 = u64::MAX;
 /// Accounts in which pools have these limits for sessions, users, all users, everybody.
 fn accounts([session, user, users, whole]: [u64; 4]) -> Arc<Accounts> {
     let of = |limit| Amounts::all(NONE).with(Resource::Pools, limit);
-    Accounts::new(Limits {
+    Accounts::new(AccountLimits {
         per_user: of(user),
         per_session: of(session),
         all_users: of(users),
@@ -85,7 +85,7 @@ fn a_limit_is_told_with_its_use_and_with_who_can_raise_it() {
 
 #[test]
 fn users_leave_something_to_operators_on_every_machine() {
-    let limits = Limits::of_this_machine();
+    let limits = AccountLimits::of_this_machine();
     for &resource in Resource::ALL {
         let [user, users, whole] =
             [limits.per_user, limits.all_users, limits.whole].map(|amounts| amounts.of(resource));

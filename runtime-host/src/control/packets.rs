@@ -259,12 +259,12 @@ fn describe(hindrance: &Hindrance, peer: Peer) -> String {
             "the daemon's process that receives files has ended: let its operator restart the daemon".to_owned()
         }
         Hindrance::AllHang => format!(
-            "{MAX_RECEIVING} processes that received files of user {user} hang, which is the most: end what serves those \
-             files, and try again"
+            "{MAX_RECEIVING} processes that received files of user {user} hang, which is the most: end what serves \
+             those files, and try again"
         ),
         Hindrance::NoAnswer | Hindrance::System(_) => format!(
-            "what came beside a request was not received within {} s: either it hangs, or the daemon has no process for \
-             it ({})",
+            "what came beside a request was not received within {} s: either it hangs, or the daemon has no process \
+             for it ({})",
             ANSWER_PATIENCE.as_secs(),
             Shortage::Threads.remedy()
         ),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use chimaera_fork::Private;
 
 use crate::accounts::Charge;
-use crate::receiver::{Answered, CHILD_PATIENCE, Note, Receiver, Task};
+use crate::receiver::{Answered, CHILD_PATIENCE, ChildTask, Note, Receiver};
 
 /// The most children that receive messages of one user's at a time.
 pub(super) const MAX_RECEIVING: usize = 8;
@@ -158,7 +158,7 @@ impl Receiving {
             return Err(Hindrance::Gone);
         };
         let number = self.next;
-        match receiver.ask(number, Task::Receive, socket) {
+        match receiver.ask(number, ChildTask::Receive, socket) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.ready.push_back((connection, user));
@@ -193,7 +193,11 @@ impl Receiving {
             let (user, request) = (ended.user, self.next);
             let closing = self.users.get(&user).map_or(0, |user| user.closing);
             let is_full = closing >= MAX_CLOSING;
-            if is_full || receiver.ask(request, Task::Close, &ended.socket).is_err() {
+            if is_full
+                || receiver
+                    .ask(request, ChildTask::Close, &ended.socket)
+                    .is_err()
+            {
                 self.unclosed.push_back(ended);
                 continue;
             }

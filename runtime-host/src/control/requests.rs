@@ -224,7 +224,8 @@ fn offer_file(
 /// Memory that has to be left behind a client's segment, for what requests and their refusals allocate.
 pub(crate) const SPARE_BYTES: usize = 1 << 20;
 
-/// Maps the segment beside a request, once it is counted for the client. Leaves a file that is not a segment in `files`.
+/// Maps the segment beside a request, once it is counted for the client. Leaves a file that is not a segment in
+/// `files`.
 fn receive_segment(
     files: &mut Vec<OwnedFd>,
     missing: &str,

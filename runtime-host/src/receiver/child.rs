@@ -6,7 +6,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use super::messages::{Answer, Found, Request, Taken, Task};
+use super::messages::{ChildAnswer, ChildRequest, ChildTask, Found, RequestTaken};
 use super::verdict::judge;
 
 /// The most files that the kernel lets a message have (`SCM_MAX_FD`).
@@ -22,13 +22,13 @@ pub(super) struct Place {
 
 /// Serves the next request. Never returns.
 pub(super) fn serve(place: &Place, trusted: &[String]) -> ! {
-    let mut bytes = [0; Request::BYTES];
+    let mut bytes = [0; ChildRequest::BYTES];
     let mut given = Files::new();
     let received = given.receive(place.requests, &mut bytes, 0);
     // There are no bytes if the host has ended.
     let len = received.map_or(0, |received| received.len);
-    if let Some(request) = bytes.get(..len).and_then(Request::from_bytes) {
-        let taken = Taken {
+    if let Some(request) = bytes.get(..len).and_then(ChildRequest::from_bytes) {
+        let taken = RequestTaken {
             generation: place.generation,
             request,
         };
@@ -40,11 +40,16 @@ pub(super) fn serve(place: &Place, trusted: &[String]) -> ! {
     exit()
 }
 
-fn carry_out(place: &Place, request: Request, socket: Option<BorrowedFd<'_>>, trusted: &[String]) {
+fn carry_out(
+    place: &Place,
+    request: ChildRequest,
+    socket: Option<BorrowedFd<'_>>,
+    trusted: &[String],
+) {
     let Some(socket) = socket else {
         return answer(place, request, Found::NoDescriptor, None);
     };
-    if request.task == Task::Close {
+    if request.task == ChildTask::Close {
         answer(place, request, Found::Held, None);
         loop {
             // Whoever kills it has closed the socket everywhere else, so that it is this process whose end closes it.
@@ -66,16 +71,16 @@ fn carry_out(place: &Place, request: Request, socket: Option<BorrowedFd<'_>>, tr
 }
 
 /// Answers, or else answers that there was no descriptor: too many may be in flight.
-fn answer(place: &Place, request: Request, found: Found, file: Option<BorrowedFd<'_>>) {
+fn answer(place: &Place, request: ChildRequest, found: Found, file: Option<BorrowedFd<'_>>) {
     let number = request.number;
-    if !send(place.requests, Answer { number, found }, file) && file.is_some() {
+    if !send(place.requests, ChildAnswer { number, found }, file) && file.is_some() {
         let found = Found::NoDescriptor;
-        send(place.requests, Answer { number, found }, None);
+        send(place.requests, ChildAnswer { number, found }, None);
     }
 }
 
 /// Sends an answer with at most one file. The library's own way takes memory, which cannot be had here.
-fn send(socket: RawFd, answer: Answer, file: Option<BorrowedFd<'_>>) -> bool {
+fn send(socket: RawFd, answer: ChildAnswer, file: Option<BorrowedFd<'_>>) -> bool {
     let mut bytes = answer.to_bytes();
     let mut slice = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),

@@ -1,5 +1,5 @@
-//! What the host, the receiver and its children tell each other: packets of some words. All of them are this program, in
-//! this version.
+//! What the host, the receiver and its children tell each other: packets of some words. All of them are this program,
+//! in this version.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use chimaera_proto::shown::printable;
 
 /// What a child is to do with a connection's socket, which comes beside the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Task {
+pub(crate) enum ChildTask {
     /// Receive its next message, look at the files beside it, and answer.
     Receive,
     /// Hold it until it is killed. The files that are still in it end with the child.
@@ -16,23 +16,23 @@ pub(crate) enum Task {
 
 /// The number of a request, and what is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Request {
+pub(super) struct ChildRequest {
     pub(super) number: u64,
-    pub(super) task: Task,
+    pub(super) task: ChildTask,
 }
 
-impl Request {
+impl ChildRequest {
     pub(super) const BYTES: usize = 16;
 
     pub(super) fn to_bytes(self) -> [u8; Self::BYTES] {
-        two_words(self.number, u64::from(self.task == Task::Close))
+        two_words(self.number, u64::from(self.task == ChildTask::Close))
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let number = word(bytes, 0)?;
         let task = match word(bytes, 1)? {
-            0 => Task::Receive,
-            _ => Task::Close,
+            0 => ChildTask::Receive,
+            _ => ChildTask::Close,
         };
         Some(Self { number, task })
     }
@@ -40,14 +40,14 @@ impl Request {
 
 /// What a child tells the receiver before it takes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(super) struct RequestTaken {
     /// Which child it is.
     pub(super) generation: u64,
-    pub(super) request: Request,
+    pub(super) request: ChildRequest,
 }
 
-impl Taken {
-    pub(super) const BYTES: usize = 8 + Request::BYTES;
+impl RequestTaken {
+    pub(super) const BYTES: usize = 8 + ChildRequest::BYTES;
 
     pub(super) fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -59,7 +59,7 @@ impl Taken {
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Self {
             generation: word(bytes, 0)?,
-            request: Request::from_bytes(bytes.get(8..)?)?,
+            request: ChildRequest::from_bytes(bytes.get(8..)?)?,
         })
     }
 }
@@ -154,8 +154,8 @@ impl fmt::Display for Found {
             Self::FileSystem(name) => {
                 return write!(
                     f,
-                    "a file on a file system of type {name} {BESIDE}, and that may hang: use a file on a local disk, or \
-                     let the daemon's operator trust that type (--allow-fs {name})"
+                    "a file on a file system of type {name} {BESIDE}, and that may hang: use a file on a local disk, \
+                     or let the daemon's operator trust that type (--allow-fs {name})"
                 );
             }
             Self::Unknown => {
@@ -175,12 +175,12 @@ const WANTED: &str = "where only memory, regular files and block devices are tak
 
 /// A child's answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct ChildAnswer {
     pub(super) number: u64,
     pub(super) found: Found,
 }
 
-impl Answer {
+impl ChildAnswer {
     /// Number, code, and a name that may be empty.
     pub(super) const BYTES: usize = 16 + Name::BYTES;
 
@@ -288,25 +288,25 @@ mod tests {
 
     #[test]
     fn messages_read_as_they_are_written() {
-        for task in [Task::Receive, Task::Close] {
-            let request = Request { number: 7, task };
-            assert_eq!(Request::from_bytes(&request.to_bytes()), Some(request));
-            let taken = Taken {
+        for task in [ChildTask::Receive, ChildTask::Close] {
+            let request = ChildRequest { number: 7, task };
+            assert_eq!(ChildRequest::from_bytes(&request.to_bytes()), Some(request));
+            let taken = RequestTaken {
                 generation: 5,
                 request,
             };
-            assert_eq!(Taken::from_bytes(&taken.to_bytes()), Some(taken));
+            assert_eq!(RequestTaken::from_bytes(&taken.to_bytes()), Some(taken));
         }
         let mut name = Name::default();
         b"fuse.sshfs".iter().for_each(|&byte| name.push(byte));
         let named = [Found::Special(name), Found::FileSystem(name)];
         for found in Found::SIMPLE.into_iter().chain(named) {
-            let answer = Answer { number: 1, found };
-            assert_eq!(Answer::from_bytes(&answer.to_bytes()), Some(answer));
+            let answer = ChildAnswer { number: 1, found };
+            assert_eq!(ChildAnswer::from_bytes(&answer.to_bytes()), Some(answer));
         }
         for note in [Note::Ended { request: 3 }, Note::NoProcess] {
             assert_eq!(Note::from_bytes(&note.to_bytes()), Some(note));
         }
-        assert_eq!(Answer::from_bytes(&[0; 7]), None);
+        assert_eq!(ChildAnswer::from_bytes(&[0; 7]), None);
     }
 }

@@ -38,8 +38,8 @@ use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, so
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, gettid};
 
-use messages::{Answer, Request};
-pub(crate) use messages::{Found, Note, Task};
+use messages::{ChildAnswer, ChildRequest};
+pub(crate) use messages::{ChildTask, Found, Note};
 pub(crate) use supervisor::CHILD_PATIENCE;
 use supervisor::Ends;
 
@@ -97,8 +97,8 @@ impl Receiver {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if no more can be asked for the moment; else what the system says: most likely
     /// that the receiver is gone.
-    pub(crate) fn ask(&self, request: u64, task: Task, socket: &OwnedFd) -> io::Result<()> {
-        let request = Request {
+    pub(crate) fn ask(&self, request: u64, task: ChildTask, socket: &OwnedFd) -> io::Result<()> {
+        let request = ChildRequest {
             number: request,
             task,
         };
@@ -109,7 +109,7 @@ impl Receiver {
     pub(crate) fn answer(&self) -> Option<Answered> {
         loop {
             let packet = packet::receive(&*self.requests).ok()??;
-            if let Some(Answer { number, found }) = Answer::from_bytes(&packet.bytes) {
+            if let Some(ChildAnswer { number, found }) = ChildAnswer::from_bytes(&packet.bytes) {
                 return Some(Answered {
                     request: number,
                     found,

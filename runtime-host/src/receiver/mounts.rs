@@ -70,8 +70,8 @@ fn open_listing(path: &[u8]) -> nix::Result<OwnedFd> {
     open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Reads a list of mounts byte by byte: lines may be long. A line begins with the mount's number; the type comes after a
-/// field that is a dash alone. Blanks within fields are written otherwise.
+/// Reads a list of mounts byte by byte: lines may be long. A line begins with the mount's number; the type comes after
+/// a field that is a dash alone. Blanks within fields are written otherwise.
 struct Scan {
     wanted: u64,
     field: Field,

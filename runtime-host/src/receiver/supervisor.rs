@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::child::{self, Place, exit};
-use super::messages::{Note, Taken, Task, word};
+use super::messages::{ChildTask, Note, RequestTaken, word};
 
 /// How long a child may live that has taken a request to receive. Then it is killed.
 pub(crate) const CHILD_PATIENCE: Duration = Duration::from_secs(2);
@@ -280,17 +280,17 @@ impl Supervisor {
 
     /// Notes which children have taken requests.
     fn note_taken(&mut self) {
-        let mut bytes = [0_u8; Taken::BYTES];
+        let mut bytes = [0_u8; RequestTaken::BYTES];
         // SAFETY: the place has so many bytes.
         while unsafe { libc::read(self.taken[0], bytes.as_mut_ptr().cast(), bytes.len()) } > 0 {
-            let Some(taken) = Taken::from_bytes(&bytes) else {
+            let Some(taken) = RequestTaken::from_bytes(&bytes) else {
                 return;
             };
             let mut children = self.children.iter_mut().flatten();
             if let Some(child) = children.find(|child| child.generation == taken.generation) {
                 child.request = Some(taken.request.number);
                 // The host says when one that holds a socket is to end.
-                let is_hurried = taken.request.task == Task::Receive && !child.has_ended;
+                let is_hurried = taken.request.task == ChildTask::Receive && !child.has_ended;
                 child.deadline = is_hurried.then(|| Instant::now() + CHILD_PATIENCE);
             }
         }

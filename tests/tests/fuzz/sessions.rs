@@ -1,5 +1,5 @@
-//! Whole sessions: several clients that create, share, use, change and destroy pools, rightly or nearly so, and leave at
-//! any moment.
+//! Whole sessions: several clients that create, share, use, change and destroy pools, rightly or nearly so, and leave
+//! at any moment.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

@@ -72,8 +72,8 @@ pub(crate) struct StartArguments {
     #[arg(long, value_name = "FOLDER")]
     pub(crate) allow_path: Vec<PathBuf>,
 
-    /// How much each user may have of what all share, for example connections=64,memory-bytes=4GiB; what can be limited,
-    /// and with what defaults, says docs/OPERATING.md
+    /// How much each user may have of what all share, for example connections=64,memory-bytes=4GiB; what can be
+    /// limited, and with what defaults, says docs/OPERATING.md
     #[arg(long, value_name = "RESOURCE=AMOUNT,…", value_delimiter = ',', value_parser = amount)]
     pub(crate) user_limits: Vec<(Resource, u64)>,
 

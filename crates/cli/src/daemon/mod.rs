@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use chimaera_client::proto::socket_path::{SYSTEM_SOCKET, SYSTEM_USERS_SOCKET};
 use chimaera_runtime::log::{self, Thresholds};
-use chimaera_runtime::{Config, Host, HostError, Limits, UsersSocket};
+use chimaera_runtime::{AccountLimits, Config, Host, HostError, UsersSocket};
 use chimaera_sandbox::Confinement;
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -240,8 +240,8 @@ fn serve(
 }
 
 /// How much users and sessions may have: what suits this machine, but for what is asked for.
-fn limits(arguments: &StartArguments) -> Limits {
-    let mut limits = Limits::of_this_machine();
+fn limits(arguments: &StartArguments) -> AccountLimits {
+    let mut limits = AccountLimits::of_this_machine();
     for &(resource, amount) in &arguments.user_limits {
         limits.per_user = limits.per_user.with(resource, amount);
     }

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::time_limit::until;
 use guard::UnmountGuard;
-use wire::{FILE, FOLDER, Fields, MAX_REQUEST_BYTES, Request};
+use wire::{FILE, FOLDER, Fields, FuseRequest, MAX_REQUEST_BYTES};
 
 pub use wire::FuseCall;
 
@@ -204,7 +204,7 @@ struct ServerState {
     withheld: HashSet<u32>,
     failing: HashMap<u32, i32>,
     counts: HashMap<u32, usize>,
-    taken: Vec<Request>,
+    taken: Vec<FuseRequest>,
     takes_none: bool,
     has_ended: bool,
 }
@@ -266,7 +266,7 @@ impl Served {
     }
 
     fn take(&self, bytes: &[u8]) {
-        let Some(request) = Request::new(bytes) else {
+        let Some(request) = FuseRequest::new(bytes) else {
             return;
         };
         let mut state = self.state();
@@ -281,7 +281,7 @@ impl Served {
         }
     }
 
-    fn answer(&self, state: &ServerState, request: &Request) {
+    fn answer(&self, state: &ServerState, request: &FuseRequest) {
         let failing = state.failing.get(&request.call());
         let result = match failing {
             Some(&errno) => Err(errno),
@@ -296,7 +296,7 @@ impl Served {
     }
 
     /// The answer, or an error of the system's.
-    fn carry_out(&self, request: &Request) -> Result<Fields, i32> {
+    fn carry_out(&self, request: &FuseRequest) -> Result<Fields, i32> {
         let system = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
         let size = self.content.metadata().map_err(system)?.len();
         if request.is(FuseCall::Init) {
@@ -332,7 +332,7 @@ impl Served {
 }
 
 /// Whether the answer to a request is only that all is well. The folder seems empty to whoever lists it.
-fn is_agreed_to(request: &Request) -> bool {
+fn is_agreed_to(request: &FuseRequest) -> bool {
     let agreed = [
         FuseCall::Release,
         FuseCall::ReleaseFolder,

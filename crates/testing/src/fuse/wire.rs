@@ -68,11 +68,11 @@ pub enum FuseCall {
 
 /// A request, as it was read from the device.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct FuseRequest {
     bytes: Vec<u8>,
 }
 
-impl Request {
+impl FuseRequest {
     /// What was read, unless it is no whole request.
     pub(super) fn new(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.to_vec();

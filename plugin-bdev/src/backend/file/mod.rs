@@ -40,7 +40,7 @@ use chimaera_bdev_format::contents::{self, DeviceContents};
 use chimaera_bdev_format::image::{FileDisk, FileLock, PoolFile, is_read_only, size_of};
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{
-    Activity, CreateContext, Host, Level, ModuleError, PerWorker, Resource, Worker,
+    Activity, CreateContext, Host, HostResource, Level, ModuleError, PerWorker, Worker,
 };
 use chimaera_proto::Failure;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -96,8 +96,8 @@ pub(crate) struct FileDevice {
 fn charge(context: &CreateContext<'_>, io_depth: u32) -> Result<(), ModuleError> {
     let workers = context.worker_count as u64;
     let host = context.host;
-    host.charge(Resource::Descriptors, 2 + 2 * workers)?;
-    host.charge(Resource::IoDepth, u64::from(io_depth) * workers)
+    host.charge(HostResource::Descriptors, 2 + 2 * workers)?;
+    host.charge(HostResource::IoDepth, u64::from(io_depth) * workers)
 }
 
 /// What wakes each worker.
