@@ -15,8 +15,9 @@ use chimaera_testing::PATIENCE;
 use chimaera_testing::raw_client::{SEGMENT_BYTES, hello, ping};
 use chimaera_testing::raw_peer::{PeerAnswer, RawPeer};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::write;
+use super::{read, write};
 
 /// What came of a task.
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +149,17 @@ impl Attacker {
     pub(crate) fn admin(&mut self, method: Method, request: &impl Serialize) -> Answered {
         let request = codec::encode(request).expect("encodes");
         self.admin_encoded(method as u16, &request)
+    }
+
+    /// What a task of the admin module gave that was done.
+    ///
+    /// # Panics
+    /// If it is something else.
+    pub(crate) fn reply<T: DeserializeOwned>(&self, answered: &Answered) -> T {
+        let [len, ..] = answered.values().expect("it was done");
+        let mut bytes = vec![0; len as usize];
+        read(&self.segment, DATA_OFFSET_BYTES as u64, &mut bytes);
+        codec::decode(&bytes).expect("decodes")
     }
 
     /// Calls the admin module with any bytes.

@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 
 use chimaera_bdev_proto::{
-    BdevType, CreateParams, IoEngine, MODULE_NAME, PerfMetrics, ScrubPolicy,
+    BdevType, CreateParams, IoEngine, MODULE_NAME, PerfMetrics, ScrubPolicy, UNIT_BYTES,
 };
-use chimaera_proto::admin::{GetOrCreatePool, Method};
+use chimaera_proto::admin::{GetOrCreatePool, Method, PoolInfo};
 use chimaera_proto::control::ControlRequest;
 use chimaera_proto::limits::ADMIN_BUFFER_BYTES;
 use chimaera_proto::{PoolId, codec};
@@ -161,6 +161,15 @@ fn run(rig: &mut Rig, files: &HostileFiles, input: &[u8]) -> Vec<u32> {
         encoded.truncate(ADMIN_BUFFER_BYTES as usize);
         let answered = attacker.admin_encoded(Method::GetOrCreatePool as u16, &encoded);
         let kind = u32::from(request.params.first().copied().unwrap_or(9).min(9));
+        if answered.outcome() == 1 && request.module == MODULE_NAME {
+            let params = codec::decode(&request.params);
+            let params: CreateParams = params.expect("the module has read them");
+            assert_possible(&params);
+            // The daemon opens no path for a user.
+            let pool: PoolInfo = attacker.reply(&answered);
+            let has_file = params.bdev_type == BdevType::Ram || request.file.is_some();
+            assert!(has_file || !pool.created, "{pool:?}");
+        }
         outcomes.push(2 << 16 | kind << 12 | answered.outcome());
         if answered.outcome() == 0 || input.has_ended() {
             break;
@@ -169,6 +178,32 @@ fn run(rig: &mut Rig, files: &HostileFiles, input: &[u8]) -> Vec<u32> {
     drop(attacker);
     rig.destroy_others();
     outcomes
+}
+
+/// That parameters with which a pool was made, or found, are such as the module promises to accept.
+fn assert_possible(params: &CreateParams) {
+    if params.bdev_type == BdevType::File {
+        let depths = 1..=CreateParams::MAX_IO_DEPTH;
+        let fits = params.io_depth.is_none_or(|depth| depths.contains(&depth));
+        let is_aligned = params
+            .alignment
+            .is_none_or(|bytes| bytes == 0 || CreateParams::is_alignment(bytes));
+        assert!(fits && is_aligned, "{params:?}");
+        assert!(!(params.overwrite && params.read_only), "{params:?}");
+    } else {
+        assert!(params.total_size >= UNIT_BYTES, "{params:?}");
+    }
+    if let Some(metrics) = &params.perf_metrics {
+        let declared = [
+            metrics.read_bandwidth_mbps,
+            metrics.write_bandwidth_mbps,
+            metrics.read_latency_us,
+            metrics.write_latency_us,
+            metrics.iops,
+        ];
+        let is_possible = |value: &f64| value.is_finite() && *value >= 0.0;
+        assert!(declared.iter().all(is_possible), "{params:?}");
+    }
 }
 
 /// The most memory that this process, and so the host, has had, in KiB.

@@ -9,6 +9,7 @@ mod sessions;
 mod tasks;
 
 use std::io::Write as _;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -74,7 +75,8 @@ fn in_memory(total_size: u64) -> CreateParams {
 
 /// A host, and a client of it that behaves.
 struct Rig {
-    host: Host,
+    /// Kept where a target fails: a host whose thread has panicked might never end.
+    host: ManuallyDrop<Host>,
     socket: PathBuf,
     victim: RawClient,
     block: Block,
@@ -117,7 +119,7 @@ impl Rig {
         assert_eq!(status(&allocated), None);
         let [_, first, second, ..] = allocated.values;
         let mut rig = Self {
-            host,
+            host: ManuallyDrop::new(host),
             socket,
             victim,
             block: Block::from_words([first, second]).expect("a block"),
@@ -193,7 +195,7 @@ impl Rig {
             self.victim.runtime_status().changing_count == 0
         });
         self.check();
-        self.host.end().expect("flushes");
+        ManuallyDrop::into_inner(self.host).end().expect("flushes");
     }
 }
 

@@ -8,12 +8,13 @@
 #![allow(clippy::disallowed_methods)]
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::damage_tests::some_pool;
 use super::disk::{DiskImage, SimulatedDisk};
 use super::model::{FoundPool, WRITING};
 use crate::block_map::UNITS;
-use crate::check::check;
+use crate::check::{Repair, check};
 use crate::page::{Checksum, u32_at};
 use crate::{FormatVersion, OpenMode, PAGE_BYTES, journal};
 
@@ -64,9 +65,33 @@ pub(super) fn open_patched((image, seed): (&DiskImage, u32), input: &[u8]) {
             let _ = found.metadata.checkpoint();
         }
     }
-    let disk = SimulatedDisk::new(image);
+    let disk = SimulatedDisk::new(image.clone());
     let _ = check(&disk, disk.total_pages(), None, &mut |_, _| {});
     assert!(!disk.recording().has_writes(), "a check wrote");
+    repair(image);
+}
+
+/// Repairs a pool as far as it can be. What was repaired has nothing left to be repaired, and can be opened.
+fn repair(image: DiskImage) {
+    let repair = Repair {
+        history: 77,
+        seconds: 1,
+        uuid: None,
+    };
+    let disk = SimulatedDisk::new(image);
+    let checked = check(&disk, disk.total_pages(), Some(repair), &mut |_, _| {});
+    let Ok(checked) = checked else { return };
+    if !checked.repaired {
+        return;
+    }
+    let again = check(&disk, disk.total_pages(), None, &mut |_, _| {});
+    let again = again.expect("a repaired pool is one");
+    assert_eq!(again.repairable, [""; 0], "{:?}", checked.repairable);
+    assert_eq!(again.lost, [""; 0], "{:?}", checked.repairable);
+    let opened = FoundPool::open(&disk, WRITING);
+    if let Err(error) = opened {
+        panic!("{error}: {:?}", checked.repairable);
+    }
 }
 
 /// Pages of the record that begins here, as it says, up to the page `end`.
@@ -141,8 +166,9 @@ fn patch() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 20_000,
+        cases: cases(),
         failure_persistence: None,
+        rng_seed: RngSeed::Fixed(1),
         ..ProptestConfig::default()
     })]
 
@@ -154,6 +180,12 @@ proptest! {
         let input = patches.concat();
         POOLS.with(|pools| pools.iter().for_each(|(image, seed)| open_patched((image, *seed), &input)));
     }
+}
+
+/// How many inputs are tried.
+fn cases() -> u32 {
+    let asked = std::env::var("CHIMAERA_FUZZ_CASES").ok();
+    asked.map_or(20_000, |cases| cases.parse().expect("a number"))
 }
 
 /// A pool of each version, and what its checksums begin with.
