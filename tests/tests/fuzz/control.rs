@@ -99,5 +99,5 @@ fn run(rig: &Rig, files: &HostileFiles, input: &[u8]) -> Vec<u32> {
 #[test]
 fn whatever_messages_say_the_host_serves_on() {
     let files = HostileFiles::new();
-    Rig::new().run("control", 6000, |rig, input| run(rig, &files, input));
+    Rig::new().run("control", 10_000, |rig, input| run(rig, &files, input));
 }

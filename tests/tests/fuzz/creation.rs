@@ -24,25 +24,30 @@ const MAX_REQUESTS: usize = 6;
 /// What the host's memory may have grown to by then, in KiB.
 const MAX_RESIDENT_KIB: u64 = 1 << 20;
 
+/// Mostly right, as what an input that has ended gives is: a request with several faults shows one of them.
 fn some_params(input: &mut FuzzInput<'_>) -> Vec<u8> {
-    if input.once_in(6) {
+    if input.once_in(16) {
         return input.bytes(255).to_vec();
     }
-    let number = |input: &mut FuzzInput<'_>| input.once_in(3).then(|| input.edge_u64() as u32);
+    let number = |input: &mut FuzzInput<'_>| input.once_in(8).then(|| input.edge_u64() as u32);
     let sizes = [0, 1 << 20, 4 << 20, FILE_BYTES, 4096, 4095];
     let params = CreateParams {
-        bdev_type: input.one_of(&[BdevType::Ram, BdevType::File]),
-        total_size: match input.once_in(4) {
+        bdev_type: input.one_of(&[BdevType::File, BdevType::File, BdevType::Ram]),
+        total_size: match input.once_in(8) {
             true => input.edge_u64(),
             false => input.one_of(&sizes),
         },
-        io_depth: number(input),
-        alignment: match input.once_in(2) {
+        io_depth: match input.once_in(4) {
             true => number(input),
-            false => Some(512 << input.below(5)),
+            false => input.one_of(&[None, None, Some(1), Some(4096), Some(4097), Some(0)]),
+        },
+        alignment: match input.below(4) {
+            0 => None,
+            1 => number(input),
+            _ => Some(512 << input.below(5)),
         },
         io_engine: input.one_of(&[IoEngine::Auto, IoEngine::Libaio, IoEngine::IoUring]),
-        perf_metrics: input.once_in(4).then(|| {
+        perf_metrics: input.once_in(8).then(|| {
             let mut number = || f64::from_bits(input.edge_u64());
             PerfMetrics {
                 read_bandwidth_mbps: number(),
@@ -52,16 +57,16 @@ fn some_params(input: &mut FuzzInput<'_>) -> Vec<u8> {
                 iops: number(),
             }
         }),
-        overwrite: input.once_in(3),
+        overwrite: input.once_in(2),
         read_only: input.once_in(4),
         trust_owner: input.once_in(4),
         opened_by_daemon: input.once_in(4),
         scrub: input.one_of(&[None, Some(ScrubPolicy::None), Some(ScrubPolicy::Allocate)]),
     };
     let mut bytes = codec::encode(&params).expect("encodes");
-    match input.below(8) {
-        6 => bytes.truncate(input.below(bytes.len())),
-        7 => {
+    match input.below(24) {
+        22 => bytes.truncate(input.below(bytes.len())),
+        23 => {
             let at = input.below(bytes.len());
             bytes[at] = input.byte();
         }
@@ -71,24 +76,24 @@ fn some_params(input: &mut FuzzInput<'_>) -> Vec<u8> {
 }
 
 fn some_request(input: &mut FuzzInput<'_>, file: Option<u64>, path: &str) -> GetOrCreatePool {
-    let modules = [MODULE_NAME, MODULE_NAME, MODULE_NAME, "chimaera_echo"];
     let odd = ["", "absent", "../chimaera_bdev", "chimaera_bdev\0", "admin"];
-    let module = match input.once_in(10) {
-        true => input.one_of(&odd),
-        false => input.one_of(&modules),
+    let module = match input.below(24) {
+        22 => "chimaera_echo",
+        23 => input.one_of(&odd),
+        _ => MODULE_NAME,
     };
-    let name = match input.below(8) {
-        0..=4 => path.to_owned(),
-        5 => "n".repeat(input.below(5000)),
-        6 => String::from_utf8_lossy(input.bytes(64)).into_owned(),
-        _ => "/etc/passwd".to_owned(),
+    let name = match input.below(24) {
+        21 => "n".repeat(input.below(5000)),
+        22 => String::from_utf8_lossy(input.bytes(64)).into_owned(),
+        23 => "/etc/passwd".to_owned(),
+        _ => path.to_owned(),
     };
-    let id = match input.below(4) {
-        0 => PoolId::new(input.edge_u64() as u32, input.edge_u64() as u32),
-        1 => PoolId::NULL,
-        _ => PoolId::new(8000, input.below(3) as u32),
+    let id = match input.below(8) {
+        6 => PoolId::new(8000, input.below(3) as u32),
+        7 => PoolId::new(input.edge_u64() as u32, input.edge_u64() as u32),
+        _ => PoolId::NULL,
     };
-    let number = |input: &mut FuzzInput<'_>| input.once_in(6).then(|| input.edge_u64());
+    let number = |input: &mut FuzzInput<'_>| input.once_in(32).then(|| input.edge_u64());
     GetOrCreatePool {
         module: module.to_owned(),
         name,
@@ -97,7 +102,7 @@ fn some_request(input: &mut FuzzInput<'_>, file: Option<u64>, path: &str) -> Get
         group: number(input).map(|number| number as u32),
         mode: number(input).map(|number| number as u16),
         incarnation: number(input),
-        file: match input.once_in(8) {
+        file: match input.once_in(16) {
             true => Some(input.edge_u64()),
             false => file,
         },
@@ -116,9 +121,9 @@ fn offer(
     let path = rig.folder.path().join("file");
     let offer = ControlRequest::OfferFile { number: 1 };
     let open = || File::options().read(true).write(true).open(&path);
-    let reply = match input.below(6) {
-        0 => attacker.ask(&offer, &[files.file(input.below(files.count()))]),
-        1 => {
+    let reply = match input.below(8) {
+        7 => attacker.ask(&offer, &[files.file(input.below(files.count()))]),
+        6 => {
             let file = File::open(&path).expect("opens");
             attacker.ask(&offer, &[file.as_fd()])
         }
@@ -127,7 +132,7 @@ fn offer(
                 let mut bytes = input.bytes(255).to_vec();
                 bytes.resize(8192, 0);
                 fs::write(&path, bytes).expect("is written");
-            } else if kind == 3 {
+            } else if kind < 2 {
                 File::create(&path).expect("is emptied");
             }
             let file = open().expect("opens");
@@ -147,7 +152,7 @@ fn run(rig: &mut Rig, files: &HostileFiles, input: &[u8]) -> Vec<u32> {
     let path = path.to_str().expect("a text");
     let mut outcomes = Vec::new();
     for _ in 0..MAX_REQUESTS {
-        let is_offered = input.once_in(2);
+        let is_offered = !input.once_in(4);
         if is_offered {
             outcomes.push(1 << 16 | offer(rig, input, files, &mut attacker));
         }

@@ -121,13 +121,12 @@ fn message(session: &mut Attacker, files: &HostileFiles, input: &mut FuzzInput<'
 
 /// A request about pools.
 fn manage(session: &mut Attacker, kind: u32, input: &mut FuzzInput<'_>) -> Answered {
-    let id = match input.once_in(12) {
-        true => super::VICTIMS_POOL,
-        false => input.one_of(&POOLS),
-    };
-    let owner = match input.once_in(6) {
-        true => Some(input.one_of(&[0, super::VICTIM, u32::MAX])),
-        false => None,
+    let victims = (super::VICTIMS_POOL, Some(super::VICTIM));
+    let (id, owner) = match input.below(8) {
+        5 => (super::VICTIMS_POOL, None),
+        6 => (input.one_of(&POOLS), Some(input.one_of(&[0, u32::MAX]))),
+        7 => victims,
+        _ => (input.one_of(&POOLS), None),
     };
     let pool = PoolChoice { owner, ..id.into() };
     match kind {
@@ -197,5 +196,5 @@ fn run(rig: &mut Rig, files: &HostileFiles, input: &[u8]) -> Vec<u32> {
 #[test]
 fn whatever_clients_do_and_whenever_they_leave_the_host_serves_on() {
     let files = HostileFiles::new();
-    Rig::new().run("sessions", 1200, |rig, input| run(rig, &files, input));
+    Rig::new().run("sessions", 3000, |rig, input| run(rig, &files, input));
 }

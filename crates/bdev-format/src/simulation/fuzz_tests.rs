@@ -166,9 +166,9 @@ fn patch() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: cases(),
+        cases: variable("CHIMAERA_FUZZ_CASES").unwrap_or(20_000) as u32,
         failure_persistence: None,
-        rng_seed: RngSeed::Fixed(1),
+        rng_seed: RngSeed::Fixed(variable("CHIMAERA_FUZZ_SEED").unwrap_or(1)),
         ..ProptestConfig::default()
     })]
 
@@ -182,10 +182,10 @@ proptest! {
     }
 }
 
-/// How many inputs are tried.
-fn cases() -> u32 {
-    let asked = std::env::var("CHIMAERA_FUZZ_CASES").ok();
-    asked.map_or(20_000, |cases| cases.parse().expect("a number"))
+/// A number that the environment has.
+fn variable(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().expect("a number"))
 }
 
 /// A pool of each version, and what its checksums begin with.
