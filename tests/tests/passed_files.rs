@@ -251,15 +251,27 @@ fn what_a_user_passes_is_taken_for_what_it_is() {
     let refuse_all = |runtime: &Runtime| {
         let invalid = Status::InvalidArgument;
         assert_refused(pass(runtime, &appends, path), invalid, "O_APPEND");
-        assert_refused(pass(runtime, &names, path), invalid, "O_PATH");
         assert_refused(pass(runtime, &reads, path), invalid, "for reading only");
         assert_refused(pass(runtime, &memory, path), invalid, "memfd");
-        assert_refused(pass(runtime, &itself, path), invalid, "a directory");
-        assert_refused(pass(runtime, &fifo, path), invalid, "a FIFO");
     };
     as_user(ALICE, &socket, refuse_all);
     let operator = daemon.connect();
     refuse_all(&operator);
+    // What is no file of a disk at all does not come to the daemon, and ends its session.
+    let foreign: [(&(dyn AsFd + Sync), &str); 3] = [
+        (&names, "O_PATH"),
+        (&itself, "a directory"),
+        (&fifo, "a FIFO"),
+    ];
+    for (file, words) in foreign {
+        let refuse = |runtime: &Runtime| {
+            let refused = pass(runtime, &file, path);
+            assert_refused(refused, Status::InvalidArgument, words);
+            until("the end of the session", || !runtime.is_connected());
+        };
+        as_user(ALICE, &socket, refuse);
+        refuse(&daemon.connect());
+    }
 
     let link = folder.path().join("link");
     fs::hard_link(path, &link).expect("a link");

@@ -125,6 +125,7 @@ struct Supervisor {
     generation: u64,
     /// When to ask again for a process that the system refused.
     lacks_process_until: Option<Instant>,
+    is_lack_told: bool,
 }
 
 impl Supervisor {
@@ -150,6 +151,7 @@ impl Supervisor {
             children: [None; MAX_CHILDREN],
             generation: 0,
             lacks_process_until: None,
+            is_lack_told: false,
         })
     }
 
@@ -189,7 +191,7 @@ impl Supervisor {
         match fork(libc::SIGCHLD) {
             Ok(0) => self.be_child(trusted),
             Ok(process) => {
-                self.lacks_process_until = None;
+                (self.lacks_process_until, self.is_lack_told) = (None, false);
                 self.children[free] = Some(Child {
                     process,
                     generation: self.generation,
@@ -199,7 +201,9 @@ impl Supervisor {
                 });
             }
             Err(_) => {
-                if self.lacks_process_until.replace(now + RETRY).is_none() {
+                let is_repeated = self.lacks_process_until.replace(now + RETRY).is_some();
+                // The end of a child is often enough to have another one.
+                if is_repeated && !std::mem::replace(&mut self.is_lack_told, true) {
                     self.tell(Note::NoProcess);
                 }
             }
@@ -309,6 +313,11 @@ impl Supervisor {
                 child.has_ended = true;
                 child.deadline = None;
             }
+            // There is room for another one now.
+            let retry_at = self.lacks_process_until.as_mut();
+            retry_at
+                .into_iter()
+                .for_each(|until| *until = Instant::now());
         }
         // One that has ended since the last look may have said something before.
         self.note_taken();
