@@ -61,8 +61,8 @@ fn a_daemon_without_address_space_lives_on_and_keeps_its_pools() {
 fn a_memory_pool_without_address_space_names_the_limit() {
     let daemon = Daemon::start();
     let holder = daemon.connect();
-    limit_address_space(daemon.process_id(), Some(GIB));
-    let options = CreateOptions::ram(8 * GIB);
+    limit_address_space(daemon.process_id(), Some(4 * GIB));
+    let options = CreateOptions::ram(64 * GIB);
     let refused = client(&holder, 0).create(PoolQuery::Dynamic, "memory", &options);
     assert_refused(refused, Status::OutOfMemory, &["no room", "ulimit -v"]);
 }

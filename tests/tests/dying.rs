@@ -31,7 +31,14 @@ impl Stuck {
         }
         let server = FuseServer::mount(16 * MIB).map_err(|reason| skipped(WHAT, &reason));
         let server = server.ok()?;
-        let daemon = Daemon::start_with(&["--workers", "1", "--stop-timeout", "1"]);
+        let daemon = Daemon::start_with(&[
+            "--workers",
+            "1",
+            "--stop-timeout",
+            "1",
+            "--allow-fs",
+            "fuse",
+        ]);
         let folder = disk_folder();
         let created = daemon.create_file_pool(&folder.path().join("sound"), "8MiB");
         let _ = created.success();

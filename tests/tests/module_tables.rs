@@ -110,7 +110,7 @@ fn a_table_of_another_version_is_refused_before_any_code_of_it_runs() {
             "is shorter than it claims".to_owned(),
         ),
     ];
-    let mark = plugins.folder().join("mark");
+    let mark = plugins.daemon.folder().join("mark");
     for (table, reason) in &cases {
         plugins.compile("made", &source("made", table, &mark));
         plugins.assert_incompatible("made", reason);
@@ -122,7 +122,7 @@ fn a_table_of_another_version_is_refused_before_any_code_of_it_runs() {
 #[test]
 fn what_is_too_small_or_too_empty_to_be_a_table_is_refused_before_any_code_of_it_runs() {
     let plugins = Plugins::new();
-    let mark = plugins.folder().join("mark");
+    let mark = plugins.daemon.folder().join("mark");
     // A symbol that is too small to be a table's beginning.
     let tiny = format!(
         "#include <stdio.h>
@@ -146,7 +146,7 @@ fn what_is_too_small_or_too_empty_to_be_a_table_is_refused_before_any_code_of_it
 #[test]
 fn what_a_library_calls_itself_is_shown_escaped_and_cut() {
     let plugins = Plugins::new();
-    let mark = plugins.folder().join("mark");
+    let mark = plugins.daemon.folder().join("mark");
     let of_name = |name| {
         let table = Table { name, ..RIGHT };
         source("made", &table, &mark)
@@ -177,7 +177,7 @@ fn what_a_library_calls_itself_is_shown_escaped_and_cut() {
 #[test]
 fn a_table_that_names_another_module_is_refused() {
     let plugins = Plugins::new();
-    let mark = plugins.folder().join("mark");
+    let mark = plugins.daemon.folder().join("mark");
     plugins.compile(
         "made",
         &source(

@@ -47,12 +47,15 @@ impl AccountLimits {
         let whole = Amounts::all(u64::MAX)
             .with(Resource::Segments, MAX_MAPPED_SEGMENTS)
             .with(Resource::AddressBytes, MAX_ADDRESS_BYTES)
-            .with(Resource::Descriptors, machine.descriptors)
             .with(Resource::Pools, MAX_POOLS)
             .with(Resource::MemoryBytes, MAX_MEMORY_POOL_BYTES);
         let left_to_operators = |amount: u64| amount - amount / 8;
         let all_users = whole
             .map(left_to_operators)
+            .with(
+                Resource::Descriptors,
+                left_to_operators(machine.descriptors),
+            )
             .with(Resource::IoDepth, machine.aio_operations / 4 * 3);
         let user = Amounts::all(u64::MAX)
             .with(Resource::Connections, 256)
@@ -86,7 +89,7 @@ impl Default for AccountLimits {
 
 /// What the machine and the system give this process.
 struct Machine {
-    /// File descriptors that the process may have, besides those that it needs for itself.
+    /// File descriptors that the process may have, besides those that it needs for itself: at least half of all.
     descriptors: u64,
     memory_bytes: u64,
     /// Operations of Linux AIO that all processes together may have.
@@ -104,7 +107,9 @@ impl Machine {
         };
         let descriptors = getrlimit(SystemResource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         Self {
-            descriptors: descriptors.saturating_sub(Self::OWN_DESCRIPTORS),
+            descriptors: descriptors
+                .saturating_sub(Self::OWN_DESCRIPTORS)
+                .max(descriptors / 2),
             memory_bytes: available_bytes().unwrap_or(1 << 40),
             aio_operations: number("/proc/sys/fs/aio-max-nr").unwrap_or(65_536),
         }

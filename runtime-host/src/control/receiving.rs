@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chimaera_fork::Private;
+use nix::errno::Errno;
 
 use crate::accounts::Charge;
 use crate::receiver::{Answered, CHILD_PATIENCE, ChildTask, Note, Receiver};
@@ -114,6 +115,13 @@ pub(super) enum Hindrance {
     System(io::Error),
 }
 
+/// Whether the receiver may take a request that it has not taken, soon: it has others to read; or other processes of
+/// this user have more files on their way than this process may have open.
+fn passes(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EAGAIN | Errno::ETOOMANYREFS))
+}
+
 impl Receiving {
     pub(super) fn new(receiver: Option<Receiver>) -> Self {
         Self {
@@ -160,7 +168,7 @@ impl Receiving {
         let number = self.next;
         match receiver.ask(number, ChildTask::Receive, socket) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error) if passes(&error) => {
                 self.ready.push_back((connection, user));
                 return Ok(());
             }
