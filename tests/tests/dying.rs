@@ -91,7 +91,15 @@ impl Stuck {
 
     fn start_successor(&self) {
         let socket = self.daemon.socket();
-        let start = ["runtime", "start", "--detach", "--socket", text(&socket)];
+        let start = [
+            "runtime",
+            "start",
+            "--detach",
+            "--allow-fs",
+            "fuse",
+            "--socket",
+            text(&socket),
+        ];
         let _ = chimaera(&start).success();
     }
 }

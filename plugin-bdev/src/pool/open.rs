@@ -8,7 +8,7 @@ use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{CreateContext, HostResource, Level, ModuleError};
 
-use super::allocator::{allocator_of, tables_bytes};
+use super::allocator::{allocator_of, is_too_large, tables_bytes};
 use super::counters::Counters;
 use super::persistence::{self, PersistentPool};
 use super::state::{BlockPool, PoolState};
@@ -29,8 +29,11 @@ pub(crate) fn in_memory(
 ) -> Result<BlockPool, ModuleError> {
     let scrubs = scrub::of_new_pool(context, &parameters, FormerContents::Blank)?;
     let (host, total_size) = (context.host, parameters.total_size);
-    host.charge(HostResource::MemoryBytes, total_size)?;
-    host.charge(HostResource::AddressBytes, tables_bytes(total_size))?;
+    // One that is too large is refused as that.
+    if !is_too_large(total_size) {
+        host.charge(HostResource::MemoryBytes, total_size)?;
+        host.charge(HostResource::AddressBytes, tables_bytes(total_size))?;
+    }
     let device = RamDevice::new(context, parameters.total_size)?;
     let allocator = allocator_of(parameters.total_size, context.worker_count, false)?;
     warn_if_too_large(context, parameters.total_size);
@@ -68,7 +71,11 @@ pub(crate) fn on_file(
     parameters: Parameters,
 ) -> Result<(BlockPool, Arc<NamedFile>, Ledger<MetadataDisk>, Undo), ModuleError> {
     let (device, mut undo) = FileDevice::new(context, &parameters)?;
-    let tables = tables_bytes(device.total_size());
+    // One that is too large is refused as that.
+    let tables = match is_too_large(device.total_size()) {
+        true => 0,
+        false => tables_bytes(device.total_size()),
+    };
     if let Err(error) = context.host.charge(HostResource::AddressBytes, tables) {
         return Err(undo.after(error));
     }
