@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use chimaera_bdev_client::{PoolQuery, Runtime, Status};
 use chimaera_testing::LingeringSocket;
-use chimaera_tests::{
-    Daemon, MIB, client, descriptors, limit_descriptors, limit_for, memory, until,
-};
+use chimaera_tests::{Daemon, MIB, client, descriptors, limit_descriptors, memory, until};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
@@ -66,7 +64,7 @@ fn files_that_linger_do_not_hold_up_a_daemon_without_descriptors() {
     until("it is accepted", || daemon.status().is_object());
     let LingeringSocket { socket, peer } = LingeringSocket::new(Duration::from_secs(600));
     let process = daemon.process_id();
-    let enough = limit_descriptors(process, limit_for(&descriptors(process), 0));
+    let enough = limit_descriptors(process, 0);
     let files = [socket.as_raw_fd(); 2];
     let (bytes, rights) = (
         [IoSlice::new(b"no hello")],

@@ -142,6 +142,7 @@ impl Control {
                 });
             } else if packet::holds_any(&*ended.socket).unwrap_or(true) {
                 self.receiving.close(ended);
+                tell();
             } else {
                 drop(ended);
                 tell();

@@ -81,8 +81,8 @@ impl Pending {
 enum Work {
     /// For this connection, or for nobody any more.
     Receive(Option<u64>),
-    /// The connection, until the child has its socket.
-    Close(Option<Ended>),
+    /// For a connection that is closed here already.
+    Close,
 }
 
 /// How many children there are for a user.
@@ -187,6 +187,7 @@ impl Receiving {
     pub(super) fn close(&mut self, ended: Ended) {
         self.unclosed.push_back(ended);
         self.close_more();
+        self.tell();
     }
 
     /// Hands connections to the receiver that are to be closed, as far as it takes them. The others stay here.
@@ -210,9 +211,12 @@ impl Receiving {
                 continue;
             }
             self.users.entry(user).or_default().closing += 1;
-            let pending = Pending::new(user, Work::Close(Some(ended)));
+            let pending = Pending::new(user, Work::Close);
             self.requests.insert(request, pending);
             self.next += 1;
+            // The copy on its way to the child is the last one when the child is told to end.
+            drop(ended);
+            self.untold.push(request);
         }
     }
 
@@ -220,12 +224,7 @@ impl Receiving {
     pub(super) fn take_answer(&mut self, request: u64) -> Option<u64> {
         match &mut self.requests.get_mut(&request)?.work {
             Work::Receive(connection) => connection.take(),
-            Work::Close(ended) => {
-                // The child's copy is the last one when it is told to end.
-                drop(ended.take());
-                self.untold.push(request);
-                None
-            }
+            Work::Close => None,
         }
     }
 
@@ -253,10 +252,8 @@ impl Receiving {
                 self.pass_turn(pending.user);
                 connection
             }
-            Work::Close(ended) => {
+            Work::Close => {
                 children.closing -= 1;
-                // Of a child that was killed before it had the socket.
-                self.unclosed.extend(ended);
                 self.forget_idle(pending.user);
                 None
             }
@@ -314,8 +311,8 @@ impl Receiving {
 
     /// Tries again what the receiver did not take.
     pub(super) fn retry(&mut self) {
-        self.tell();
         self.close_more();
+        self.tell();
     }
 
     /// The connections whose turn it is, and their users. Some may have ended.
@@ -335,7 +332,7 @@ impl Receiving {
         for pending in std::mem::take(&mut self.requests).into_values() {
             match pending.work {
                 Work::Receive(connection) => waiting.extend(connection),
-                Work::Close(ended) => self.unclosed.extend(ended),
+                Work::Close => {}
             }
         }
         waiting
@@ -357,7 +354,6 @@ impl Drop for Receiving {
     fn drop(&mut self) {
         // Whoever closes these last may hang. The process's end does not.
         std::mem::forget(std::mem::take(&mut self.unclosed));
-        std::mem::forget(std::mem::take(&mut self.requests));
     }
 }
 

@@ -50,7 +50,6 @@ fn carry_out(
         return answer(place, request, Found::NoDescriptor, None);
     };
     if request.task == ChildTask::Close {
-        answer(place, request, Found::Held, None);
         loop {
             // Whoever kills it has closed the socket everywhere else, so that it is this process whose end closes it.
             // SAFETY: the call takes nothing.

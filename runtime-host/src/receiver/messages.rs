@@ -69,8 +69,6 @@ impl RequestTaken {
 pub(crate) enum Found {
     /// A file that nobody can make hang, which comes beside the answer.
     Harmless,
-    /// For a request to close: the socket is the child's.
-    Held,
     /// The connection has no message any more.
     Nothing,
     /// There was no descriptor for the file.
@@ -93,9 +91,8 @@ pub(crate) enum Found {
 }
 
 impl Found {
-    const SIMPLE: [Self; 12] = [
+    const SIMPLE: [Self; 11] = [
         Self::Harmless,
-        Self::Held,
         Self::Nothing,
         Self::NoDescriptor,
         Self::SeveralFiles,
@@ -134,7 +131,7 @@ impl fmt::Display for Found {
     /// What came beside a request, and why it is not taken.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self {
-            Self::Harmless | Self::Held => "a file",
+            Self::Harmless => "a file",
             Self::Nothing => "no file any more",
             Self::NoDescriptor => "a file for which there was no descriptor",
             Self::SeveralFiles => return f.write_str("more than one file came beside a request"),

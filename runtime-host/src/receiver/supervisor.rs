@@ -122,6 +122,8 @@ struct Supervisor {
     /// A pipe on which children say that they have taken a request.
     taken: [RawFd; 2],
     children: [Option<Child>; MAX_CHILDREN],
+    /// Requests whose children are to be killed as soon as they have taken them.
+    to_end: [Option<u64>; MAX_CHILDREN],
     generation: u64,
     /// When to ask again for a process that the system refused.
     lacks_process_until: Option<Instant>,
@@ -149,6 +151,7 @@ impl Supervisor {
             signals,
             taken,
             children: [None; MAX_CHILDREN],
+            to_end: [None; MAX_CHILDREN],
             generation: 0,
             lacks_process_until: None,
             is_lack_told: false,
@@ -269,16 +272,22 @@ impl Supervisor {
             match len {
                 0 => return false,
                 1.. => {
-                    // The child has said what it has taken before the host knew of it.
-                    self.note_taken();
-                    let request = word(&bytes, 0);
-                    let named = self.children.iter().flatten();
-                    named
-                        .filter(|child| child.request == request && request.is_some())
-                        .for_each(Child::kill);
+                    if let Some(request) = word(&bytes, 0) {
+                        self.end_child(request);
+                    }
                 }
                 _ => return matches!(Errno::last(), Errno::EAGAIN | Errno::EINTR),
             }
+        }
+    }
+
+    /// Kills the child that has taken a request, or notes that it is to be killed once it has.
+    fn end_child(&mut self, request: u64) {
+        let mut children = self.children.iter().flatten();
+        if let Some(child) = children.find(|child| child.request == Some(request)) {
+            child.kill();
+        } else if let Some(free) = self.to_end.iter_mut().find(|place| place.is_none()) {
+            *free = Some(request);
         }
     }
 
@@ -296,6 +305,11 @@ impl Supervisor {
                 // The host says when one that holds a socket is to end.
                 let is_hurried = taken.request.task == ChildTask::Receive && !child.has_ended;
                 child.deadline = is_hurried.then(|| Instant::now() + CHILD_PATIENCE);
+                let mut to_end = self.to_end.iter_mut();
+                if let Some(place) = to_end.find(|place| **place == child.request) {
+                    *place = None;
+                    child.kill();
+                }
             }
         }
     }
