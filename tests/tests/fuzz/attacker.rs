@@ -21,14 +21,14 @@ use super::{read, write};
 
 /// What came of a task.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Answered {
+pub(crate) enum TaskAnswer {
     /// It has completed.
     Task(Completion),
     /// The session has ended.
     End,
 }
 
-impl Answered {
+impl TaskAnswer {
     /// A number for what happened: 0 for the session's end, 1 for a task that was done, others for how it failed.
     pub(crate) fn outcome(&self) -> u32 {
         match self {
@@ -122,11 +122,11 @@ impl Attacker {
     ///
     /// # Panics
     /// If neither comes.
-    pub(crate) fn wait(&mut self, (record, sequence): (usize, u32)) -> Answered {
+    pub(crate) fn wait(&mut self, (record, sequence): (usize, u32)) -> TaskAnswer {
         let deadline = Instant::now() + PATIENCE;
         while !self.lane.is_complete(record, sequence) {
             match self.peer.try_receive() {
-                Some(PeerAnswer::End) => return Answered::End,
+                Some(PeerAnswer::End) => return TaskAnswer::End,
                 // That the session is about to end, and why.
                 Some(_) => {}
                 None => {
@@ -136,17 +136,17 @@ impl Attacker {
             }
             assert!(Instant::now() < deadline, "neither an answer nor an end");
         }
-        Answered::Task(self.lane.completion(record))
+        TaskAnswer::Task(self.lane.completion(record))
     }
 
     /// Carries out a task.
-    pub(crate) fn call(&mut self, task: &Descriptor) -> Answered {
+    pub(crate) fn call(&mut self, task: &Descriptor) -> TaskAnswer {
         let published = self.publish(&task.to_words(0), 0);
         self.wait(published)
     }
 
     /// Calls the admin module.
-    pub(crate) fn admin(&mut self, method: Method, request: &impl Serialize) -> Answered {
+    pub(crate) fn admin(&mut self, method: Method, request: &impl Serialize) -> TaskAnswer {
         let request = codec::encode(request).expect("encodes");
         self.admin_encoded(method as u16, &request)
     }
@@ -155,7 +155,7 @@ impl Attacker {
     ///
     /// # Panics
     /// If it is something else.
-    pub(crate) fn reply<T: DeserializeOwned>(&self, answered: &Answered) -> T {
+    pub(crate) fn reply<T: DeserializeOwned>(&self, answered: &TaskAnswer) -> T {
         let [len, ..] = answered.values().expect("it was done");
         let mut bytes = vec![0; len as usize];
         read(&self.segment, DATA_OFFSET_BYTES as u64, &mut bytes);
@@ -163,7 +163,7 @@ impl Attacker {
     }
 
     /// Calls the admin module with any bytes.
-    pub(crate) fn admin_encoded(&mut self, method: u16, request: &[u8]) -> Answered {
+    pub(crate) fn admin_encoded(&mut self, method: u16, request: &[u8]) -> TaskAnswer {
         write(&self.segment, DATA_OFFSET_BYTES as u64, request);
         self.call(&Descriptor {
             method,

@@ -14,7 +14,7 @@ use chimaera_proto::limits::DATA_OFFSET_BYTES;
 use chimaera_proto::{PoolId, codec};
 use chimaera_testing::{FuzzInput, HostileFiles};
 
-use super::attacker::{Answered, Attacker, outcome_of};
+use super::attacker::{Attacker, TaskAnswer, outcome_of};
 use super::descriptors::some_task;
 use super::{Rig, in_memory};
 
@@ -87,7 +87,7 @@ impl Clients {
                 answered
             }
         };
-        if matches!(answered, Answered::End) {
+        if matches!(answered, TaskAnswer::End) {
             self.sessions[client] = None;
         }
         kind << 16 | answered.outcome()
@@ -120,7 +120,7 @@ fn message(session: &mut Attacker, files: &HostileFiles, input: &mut FuzzInput<'
 }
 
 /// A request about pools.
-fn manage(session: &mut Attacker, kind: u32, input: &mut FuzzInput<'_>) -> Answered {
+fn manage(session: &mut Attacker, kind: u32, input: &mut FuzzInput<'_>) -> TaskAnswer {
     let victims = (super::VICTIMS_POOL, Some(super::VICTIM));
     let (id, owner) = match input.below(8) {
         5 => (super::VICTIMS_POOL, None),

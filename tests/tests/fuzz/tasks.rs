@@ -7,7 +7,7 @@ use chimaera_proto::{Descriptor, PoolId, codec};
 use chimaera_testing::FuzzInput;
 use chimaera_testing::raw_client::ping;
 
-use super::attacker::{Answered, Attacker};
+use super::attacker::{Attacker, TaskAnswer};
 use super::descriptors::some_task;
 use super::{Rig, in_memory};
 
@@ -74,13 +74,13 @@ fn send(attacker: &mut Attacker, input: &mut FuzzInput<'_>) -> Vec<u32> {
             let kind = u32::from(*of_memory) << 8 | u32::from((*method).min(16));
             outcomes.push(kind << 16 | answered.outcome());
             match answered {
-                Answered::End => return outcomes,
-                Answered::Task(_) if *of_memory && *method == Method::AllocateBlocks as u16 => {
+                TaskAnswer::End => return outcomes,
+                TaskAnswer::Task(_) if *of_memory && *method == Method::AllocateBlocks as u16 => {
                     let values = answered.values().unwrap_or_default();
                     let found = values[1..].chunks_exact(2).take(values[0] as usize);
                     blocks.extend(found.flat_map(|words| Block::from_words([words[0], words[1]])));
                 }
-                Answered::Task(_) => {}
+                TaskAnswer::Task(_) => {}
             }
         }
     }
