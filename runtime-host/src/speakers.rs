@@ -208,6 +208,7 @@ const fn resource_of(charged: HostResource) -> Resource {
         HostResource::IoDepth => Resource::IoDepth,
         HostResource::Descriptors => Resource::Descriptors,
         HostResource::AddressBytes => Resource::AddressBytes,
+        HostResource::Rings => Resource::Rings,
     }
 }
 

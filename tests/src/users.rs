@@ -246,7 +246,11 @@ impl UsersDaemon {
     }
 
     /// The program, where everybody may start it.
-    fn program(&self) -> PathBuf {
+    ///
+    /// # Panics
+    /// If there is no room for it.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
         let copy = self.0.folder().join("chimaera");
         if !copy.exists() {
             fs::copy(program("chimaera"), &copy).expect("there is room");

@@ -98,7 +98,7 @@ fn a_user_cannot_take_all_addresses_by_segments() {
     let daemon = UsersDaemon::start_with_one_worker(&[]);
     let socket = daemon.socket();
     let connections = GREEDY.acting(move || {
-        let memory = Segment::create("large", MAX_SEGMENT_BYTES).expect("it costs nothing");
+        let memory = Segment::create("large", MAX_SEGMENT_BYTES / 16).expect("it costs nothing");
         let (mut connections, mut segments) = (Vec::new(), 0);
         for _ in 0..32 {
             let connection = silent(&socket);
@@ -257,7 +257,8 @@ fn what_a_user_asks_for_and_never_ends_delays_no_other_and_no_operator() {
     let mut daemon = UsersDaemon::start_with_one_worker(&arguments);
     let greedy = daemon.user(GREEDY);
     memory_pool(&greedy, "kept", MIB).expect("there is room");
-    for index in 0..64 {
+    // More than it has threads, and fewer than its lane takes.
+    for index in 0..32 {
         let request = endless(&format!("endless {index}"));
         let asked = greedy.admin();
         std::mem::forget(asked.async_get_or_create_pool(PoolQuery::Dynamic, &request));

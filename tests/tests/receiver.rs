@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use chimaera_bdev_client::{PoolQuery, Runtime, Status};
 use chimaera_testing::LingeringSocket;
-use chimaera_tests::{Daemon, MIB, client, descriptors, limit_descriptors, memory, until};
+use chimaera_tests::{
+    Daemon, MIB, User, UsersDaemon, client, descriptors, disk_folder, finish, has_users,
+    limit_descriptors, memory, skipped, text, until,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
@@ -143,4 +146,39 @@ fn a_daemon_whose_receiver_was_killed_says_so_and_goes_on_without_new_sessions()
     drop(runtime);
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
+fn a_file_of_a_disk_is_taken_from_a_client_that_has_mounts_of_its_own() {
+    const USER: User = User::new(1001);
+    if !has_users("files of a client with mounts of its own") {
+        return;
+    }
+    let unshared = std::process::Command::new("unshare")
+        .args(["--mount", "true"])
+        .status();
+    if !unshared.is_ok_and(|status| status.success()) {
+        skipped(
+            "files of a client with mounts of its own",
+            "unshare --mount does not work here",
+        );
+        return;
+    }
+    let daemon = UsersDaemon::start_with_one_worker(&[]);
+    let disk = disk_folder();
+    std::os::unix::fs::chown(disk.path(), Some(USER.id), Some(USER.group)).expect("root may");
+    let create = |path: &str| {
+        let socket = daemon.socket();
+        let arguments = ["pool", "create", path, "--type", "file", "--size", "4MiB"];
+        let arguments = [&arguments[..], &["--socket", text(&socket)]].concat();
+        let inner = USER.command(&daemon.program(), &arguments);
+        let mut outer = std::process::Command::new("unshare");
+        outer.args(["--mount", "--"]).arg(inner.get_program());
+        outer.args(inner.get_args());
+        finish(outer)
+    };
+    let file = disk.path().join("pool");
+    let _ = create(text(&file)).success();
+    let listed = daemon.run_as(USER, &["pool", "list"]).success();
+    assert!(listed.contains("pool"), "{listed}");
 }

@@ -33,6 +33,8 @@ pub enum HostResource {
     Descriptors = 3,
     /// Bytes of address space of the host's process, besides those that are counted as memory.
     AddressBytes = 4,
+    /// Rings of io_uring.
+    Rings = 5,
 }
 
 impl HostResource {
@@ -44,6 +46,7 @@ impl HostResource {
             2 => Self::IoDepth,
             3 => Self::Descriptors,
             4 => Self::AddressBytes,
+            5 => Self::Rings,
             _ => return None,
         })
     }

@@ -177,6 +177,21 @@ pub fn holds_any(socket: impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// Whether the other side has not read all that was sent on a socket, files beside it included, and has the socket open
+/// still.
+///
+/// # Errors
+/// The system's, for what is no socket.
+pub fn is_unread(socket: impl AsFd) -> io::Result<bool> {
+    let mut bytes: libc::c_int = 0;
+    let socket = socket.as_fd().as_raw_fd();
+    // SAFETY: the call writes a number to where it is told, which outlives it.
+    match unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &raw mut bytes) } {
+        0 => Ok(bytes > 0),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Room for a packet's sender, and for no file behind it.
 // SAFETY: the macro computes with its argument alone.
 const SENDER_BYTES: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
@@ -265,7 +280,7 @@ fn take_files(message: &libc::msghdr) -> Vec<OwnedFd> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(
@@ -348,5 +363,21 @@ mod tests {
         let (a, b) = pair();
         drop(a);
         assert!(!holds_any(&b).expect("looks"));
+    }
+
+    #[test]
+    fn what_the_other_side_has_not_read_is_known_until_it_reads_or_leaves() {
+        let (a, b) = pair();
+        assert!(!is_unread(&a).expect("looks"));
+        send(&a, b"one", None).expect("sends");
+        assert!(is_unread(&a).expect("looks"));
+        shutdown(a.as_raw_fd(), Shutdown::Both).expect("shuts down");
+        assert!(is_unread(&a).expect("looks"), "it can read that still");
+        receive(&b).expect("receives").expect("a packet");
+        assert!(!is_unread(&a).expect("looks"));
+        let (a, b) = pair();
+        send(&a, b"one", None).expect("sends");
+        drop(b);
+        assert!(!is_unread(&a).expect("looks"), "nobody will read it");
     }
 }

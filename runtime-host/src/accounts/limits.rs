@@ -61,7 +61,10 @@ impl AccountLimits {
             .with(Resource::Connections, 256)
             .with(Resource::Lanes, 2048)
             .with(Resource::Segments, 2048)
-            .with(Resource::AddressBytes, MAX_ADDRESS_BYTES / 4)
+            .with(
+                Resource::AddressBytes,
+                addresses_of_a_user(machine.memory_bytes),
+            )
             .with(Resource::Descriptors, machine.descriptors / 4)
             .with(Resource::Pools, MAX_POOLS / 4)
             .with(Resource::MemoryBytes, machine.memory_bytes / 2)
@@ -81,10 +84,28 @@ impl AccountLimits {
     }
 }
 
+impl AccountLimits {
+    /// The same where there is only this stock of rings.
+    #[must_use]
+    pub fn with_rings(mut self, stock: u64) -> Self {
+        self.per_user = self.per_user.with(Resource::Rings, stock.div_ceil(4));
+        self.all_users = self.all_users.with(Resource::Rings, stock - stock / 8);
+        self
+    }
+}
+
 impl Default for AccountLimits {
     fn default() -> Self {
         Self::of_this_machine()
     }
+}
+
+/// Bytes of address space for a user, on a machine with so much memory. A client that has its segments touched and gives
+/// the memory back leaves page tables to the host: a page for 2 MiB. So the tables of a user take a sixteenth of the
+/// memory at most, or 128 MiB.
+fn addresses_of_a_user(memory_bytes: u64) -> u64 {
+    let tables = (memory_bytes / 16).max(128 << 20);
+    (tables * 512).min(MAX_ADDRESS_BYTES / 4)
 }
 
 /// What the machine and the system give this process.

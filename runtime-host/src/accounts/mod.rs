@@ -110,6 +110,14 @@ impl Accounts {
         &self.limits
     }
 
+    /// The users who have anything, in order.
+    pub(crate) fn users(&self) -> Vec<u32> {
+        let state = self.state.lock();
+        let keys = state.by_holder.keys();
+        let users = keys.filter(|(_, level)| *level == Level::User);
+        users.map(|(user, _)| *user).collect()
+    }
+
     /// What a user has.
     pub(crate) fn of_user(&self, user: u32) -> Amounts {
         self.amounts(user, Level::User)

@@ -43,6 +43,8 @@ resources! {
     MemoryBytes, "memory-bytes", "bytes of pools in memory";
     /// Operations of pools on files that may be in flight.
     IoDepth, "io-depth", "operations in flight of file pools";
+    /// Rings of io_uring, of which a host may have made a stock.
+    Rings, "rings", "rings of io_uring";
     /// Requests to the admin module that wait or are carried out. Those of operators are not counted.
     Jobs, "jobs", "requests that wait or are carried out";
 }
@@ -58,6 +60,15 @@ impl Resource {
             .iter()
             .copied()
             .find(|resource| resource.name() == name)
+    }
+
+    /// Whether it is counted for sessions too.
+    #[must_use]
+    pub const fn is_of_sessions(self) -> bool {
+        matches!(
+            self,
+            Self::Lanes | Self::Segments | Self::AddressBytes | Self::Descriptors | Self::Jobs
+        )
     }
 
     /// So much of it, in words.

@@ -98,6 +98,7 @@ impl Control {
             user,
             socket: Arc::new(socket),
             is_own: false,
+            sent_files: false,
             _charges: Vec::new(),
         });
     }
@@ -165,6 +166,7 @@ impl Control {
                 charges,
                 process,
                 is_own: entrance.is_none(),
+                sent_files: false,
                 at_receiver: None,
                 state: ConnectionState::Greeting,
             },

@@ -135,7 +135,13 @@ impl Control {
                     events.send(ControlEvent::DescriptorFreed);
                 }
             };
-            if ended.is_own {
+            if ended.sent_files
+                && !ended.is_own
+                && packet::is_unread(&*ended.socket).unwrap_or(false)
+            {
+                self.unread.push(ended);
+                tell();
+            } else if ended.is_own {
                 self.shared.threads.closers.run(move || {
                     drop(ended);
                     tell();
@@ -148,6 +154,13 @@ impl Control {
                 tell();
             }
         }
+    }
+
+    /// Looks which clients whose connections have ended have read what they were sent, or have left.
+    pub(super) fn close_read(&mut self) {
+        let is_read = |ended: &mut Ended| !packet::is_unread(&*ended.socket).unwrap_or(false);
+        let read: Vec<_> = self.unread.extract_if(.., is_read).collect();
+        self.ended.extend(read);
     }
 
     /// Ends every connection, when called for the first time. Clients that have not been welcomed yet, or whose
@@ -208,6 +221,7 @@ impl From<Connection> for Ended {
             user: connection.peer.user_id,
             socket: connection.socket,
             is_own: connection.is_own,
+            sent_files: connection.sent_files,
             _charges: connection.charges,
         }
     }

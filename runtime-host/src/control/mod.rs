@@ -58,6 +58,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often to look whether a shortage is over.
 const SHORTAGE_LOOK: Duration = Duration::from_secs(1);
 
+/// How often to look whether clients have read what they were sent last.
+const UNREAD_LOOK: Duration = Duration::from_secs(1);
+
 /// How long a connection may last on which no session was opened. A client says hello at once.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -84,6 +87,9 @@ pub(crate) struct Control {
     load: Vec<usize>,
     /// Connections that have ended, and are to be closed.
     ended: Vec<Ended>,
+    /// Connections that have ended, on which their clients were sent doorbells that they have not received: these stay
+    /// on their way, in the account of the daemon's user, and so connections and doorbells stay in the client's.
+    unread: Vec<Ended>,
     receiving: Receiving,
     /// Whether the log says already that processes cannot be watched.
     has_logged_unwatched: bool,
@@ -115,6 +121,8 @@ struct Connection {
     process: Option<OwnedFd>,
     /// Whether this process made it: what it sends is its own.
     is_own: bool,
+    /// Whether its client was sent files: doorbells.
+    sent_files: bool,
     /// The message that the receiver is to receive. Until then nothing else is received.
     at_receiver: Option<Vec<u8>>,
 }
@@ -177,6 +185,7 @@ impl Control {
             next_id: 1,
             load,
             ended: Vec::new(),
+            unread: Vec::new(),
             receiving: Receiving::new(receiver),
             has_logged_unwatched: false,
             fault_shares: log::Shares::per("user"),
@@ -225,6 +234,7 @@ impl Control {
                 }
             }
             self.end_silent();
+            self.close_read();
             self.end_overdue();
             self.close_ended();
         }
@@ -243,7 +253,9 @@ impl Control {
         let silent = self.greeting.front();
         let silent = silent.map(|(until, _)| until.saturating_duration_since(now));
         let receiving = self.receiving.wait(now);
-        let Some(wait) = look.into_iter().chain(silent).chain(receiving).min() else {
+        let unread = (!self.unread.is_empty()).then_some(UNREAD_LOOK);
+        let waits = look.into_iter().chain(silent).chain(receiving);
+        let Some(wait) = waits.chain(unread).min() else {
             return EpollTimeout::NONE;
         };
         // Not a moment too early, in whole milliseconds.

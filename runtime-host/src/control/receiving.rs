@@ -32,6 +32,9 @@ const _: () = assert!(ANSWER_PATIENCE.as_millis() > CHILD_PATIENCE.as_millis());
 /// How often to try again what the receiver did not take.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// How long to try where too many files are on their way.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
+
 pub(super) type Socket = Arc<Private<OwnedFd>>;
 
 /// A connection that has ended and is to be closed.
@@ -40,6 +43,8 @@ pub(super) struct Ended {
     pub(super) socket: Socket,
     /// Whether this process made it, and what it sent is its own.
     pub(super) is_own: bool,
+    /// Whether its client was sent files: doorbells.
+    pub(super) sent_files: bool,
     /// What it takes of what all share, until it is closed.
     pub(super) _charges: Vec<Charge>,
 }
@@ -59,6 +64,8 @@ pub(super) struct Receiving {
     unclosed: VecDeque<Ended>,
     /// Requests to close of which the receiver is still to be told that it may.
     untold: Vec<u64>,
+    /// Since when too many files are on their way.
+    refused_since: Option<Instant>,
     next: u64,
 }
 
@@ -115,13 +122,6 @@ pub(super) enum Hindrance {
     System(io::Error),
 }
 
-/// Whether the receiver may take a request that it has not taken, soon: it has others to read; or other processes of
-/// this user have more files on their way than this process may have open.
-fn passes(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EAGAIN | Errno::ETOOMANYREFS))
-}
-
 impl Receiving {
     pub(super) fn new(receiver: Option<Receiver>) -> Self {
         Self {
@@ -132,6 +132,7 @@ impl Receiving {
             ready: VecDeque::new(),
             unclosed: VecDeque::new(),
             untold: Vec::new(),
+            refused_since: None,
             next: 1,
         }
     }
@@ -161,14 +162,27 @@ impl Receiving {
         self.ask(connection, user, socket)
     }
 
+    /// Whether the receiver may take a request soon that it has not taken: it has others to read; or processes of this
+    /// user have more files on their way than this process may have open, for a moment.
+    fn may_pass(&mut self, error: &io::Error) -> bool {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EAGAIN) => true,
+            Some(Errno::ETOOMANYREFS) => {
+                let since = *self.refused_since.get_or_insert_with(Instant::now);
+                since.elapsed() < REFUSAL_PATIENCE
+            }
+            _ => false,
+        }
+    }
+
     fn ask(&mut self, connection: u64, user: u32, socket: &Socket) -> Result<(), Hindrance> {
         let Some(receiver) = &self.receiver else {
             return Err(Hindrance::Gone);
         };
         let number = self.next;
         match receiver.ask(number, ChildTask::Receive, socket) {
-            Ok(()) => {}
-            Err(error) if passes(&error) => {
+            Ok(()) => self.refused_since = None,
+            Err(error) if self.may_pass(&error) => {
                 self.ready.push_back((connection, user));
                 return Ok(());
             }

@@ -116,6 +116,7 @@ impl Control {
             (ControlRequest::OpenLane { lane }, ConnectionState::Open(client)) => {
                 let charges = &mut connection.charges;
                 let bell = open_lane((client, charges), lane, &mut self.load, &self.shared)?;
+                connection.sent_files = true;
                 Ok((ControlReply::LaneOpened, Some(bell)))
             }
             (ControlRequest::AddSegment { segment: index }, ConnectionState::Open(client)) => {
@@ -266,13 +267,15 @@ fn open_lane(
         let reason = format!("there is no lane {lane}: a session has {MAX_LANES}");
         return Err(Refusal::new(Status::InvalidArgument, reason));
     }
+    let account = &client.session.caller.account;
     if let Some(open) = client.lanes.iter().find(|open| open.index == index) {
+        // A copy on its way to a client that does not read counts as any descriptor.
+        charges.push(account.charge(Resource::Descriptors, 1)?);
         return Ok(Arc::clone(&open.bell));
     }
-    let account = &client.session.caller.account;
     let counted = [
         account.charge(Resource::Lanes, 1)?,
-        account.charge(Resource::Descriptors, 1)?,
+        account.charge(Resource::Descriptors, 2)?,
     ];
     let bell = Doorbell::new().map(Arc::new);
     let peer = client.session.caller.peer;

@@ -1,7 +1,10 @@
 //! Whether a file can make whoever has it hang: closing it, looking at it, reading it.
 //!
-//! No file system is asked before it is known to be harmless: `fstat` of a file that a user's own program serves
-//! (FUSE) takes as long as that program likes.
+//! No file system of this process's mounts is asked before it is known to be harmless: `fstat` of a file that a user's
+//! own program serves (FUSE) takes as long as that program likes. Of a mount that this process does not have, a
+//! container's or that of a service with a `/tmp` of its own, the kernel lists nothing here. So its file system is asked
+//! for its type: the answer holds, since every file system's code in the kernel gives its own; if none comes, that keeps
+//! this process, of which there is one for each message, and nobody else.
 
 use std::ffi::CStr;
 use std::io::Write;
@@ -9,6 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
+use nix::sys::statfs::fstatfs;
 
 use super::messages::{Found, Name};
 use super::mounts;
@@ -17,6 +21,19 @@ use super::mounts;
 const LOCAL: &[&str] = &[
     "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "tmpfs", "ramfs",
     "devtmpfs", "overlay", "erofs", "squashfs", "iso9660", "vfat", "exfat",
+];
+
+/// The same by the numbers that they give for their types, as far as nothing else lies beneath them that may hang: not
+/// `overlay`, which users may put over anything in a namespace of theirs.
+const LOCAL_NUMBERS: [u64; 8] = [
+    0x0000_ef53, // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+    0xf2f5_2010, // f2fs
+    0x2fc1_2fc1, // zfs
+    0xca45_1a4e, // bcachefs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
 ];
 
 /// What a file is, for a host whose operator trusts these further types of file systems.
@@ -64,6 +81,13 @@ fn by_kind(file: BorrowedFd<'_>) -> Found {
     }
 }
 
+/// Whether only the machine's own devices can hold a file up, by its file system's word. This may hang.
+fn is_local(file: BorrowedFd<'_>) -> bool {
+    // A number of 32 bits, which some C libraries extend by its sign.
+    let number = fstatfs(file).map(|found| found.filesystem_type().0 as u32);
+    number.is_ok_and(|number| LOCAL_NUMBERS.contains(&u64::from(number)))
+}
+
 /// What a file is that belongs to no mount of this process. The kernel's name for it says, which is no file system's.
 fn of_no_mount(file: BorrowedFd<'_>) -> Found {
     let mut path = [0; 64];
@@ -79,7 +103,10 @@ fn of_no_mount(file: BorrowedFd<'_>) -> Found {
     };
     let text = text.get(..len).unwrap_or_default();
     if text.starts_with(b"/") {
-        return Found::ForeignMount;
+        return match is_local(file) {
+            true => by_kind(file),
+            false => Found::ForeignMount,
+        };
     }
     if text.starts_with(b"socket:") {
         return Found::Socket;

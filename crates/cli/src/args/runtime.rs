@@ -78,7 +78,7 @@ pub(crate) struct StartArguments {
     pub(crate) user_limits: Vec<(Resource, u64)>,
 
     /// How much each session may have of it
-    #[arg(long, value_name = "RESOURCE=AMOUNT,…", value_delimiter = ',', value_parser = amount)]
+    #[arg(long, value_name = "RESOURCE=AMOUNT,…", value_delimiter = ',', value_parser = session_amount)]
     pub(crate) session_limits: Vec<(Resource, u64)>,
 
     /// Types of file systems, besides those of local disks, on which clients' files are taken, for example nfs4 or fuse
@@ -165,6 +165,17 @@ fn amount(text: &str) -> Result<(Resource, u64), String> {
     let resource = Resource::from_name(name)
         .ok_or_else(|| format!("there is no resource {name:?} to limit, but {}", names()))?;
     Ok((resource, parse_size(amount)?))
+}
+
+/// As [`amount`], of what is counted for sessions.
+fn session_amount(text: &str) -> Result<(Resource, u64), String> {
+    let (resource, amount) = amount(text)?;
+    match resource.is_of_sessions() {
+        true => Ok((resource, amount)),
+        false => Err(format!(
+            "{resource} are counted for users, and not for sessions: limit them with --user-limits"
+        )),
+    }
 }
 
 /// Which of io_uring's rings a daemon makes.

@@ -82,6 +82,11 @@ pub(super) fn enter(
     ))
 }
 
+/// How many rings there are; `None` if they are made as they are needed.
+pub(super) fn stock(arguments: &StartArguments, config: &Config) -> Option<usize> {
+    rings(arguments, config, &LibraryFolders::new(config)).filter(|_| !arguments.no_seccomp)
+}
+
 /// How many rings are made at the start; `None` if they are made as they are needed.
 fn rings(arguments: &StartArguments, config: &Config, folders: &LibraryFolders) -> Option<usize> {
     let wanted = match arguments.rings {

@@ -122,7 +122,8 @@ fn prepare(arguments: &StartArguments, socket: &Path) -> Result<Prepared, Comman
     // Before the configuration, which shares out what there may be.
     let limit_raised = raise_file_limit();
     // Here all names are looked up, which may load libraries and open connections.
-    let config = config(arguments, socket)?;
+    let mut config = config(arguments, socket)?;
+    config.limits = limits(arguments, confinement::stock(arguments, &config));
     // Before any thread is there, so that every thread inherits both.
     signals::block()?;
     let confinement = confinement::enter(arguments, &config)?;
@@ -153,7 +154,7 @@ fn config(arguments: &StartArguments, socket: &Path) -> Result<Config, CommandFa
         modules: vec![chimaera_bdev_runtime::module()],
         opened_modules: arguments.modules.clone(),
         opens_named_modules_only: true,
-        limits: limits(arguments),
+        limits: AccountLimits::default(),
         stop_timeout: Duration::from_secs(arguments.stop_timeout.into()),
     })
 }
@@ -239,9 +240,12 @@ fn serve(
     })
 }
 
-/// How much users and sessions may have: what suits this machine, but for what is asked for.
-fn limits(arguments: &StartArguments) -> AccountLimits {
+/// How much users and sessions may have: what suits this machine and so many rings, but for what is asked for.
+fn limits(arguments: &StartArguments, rings: Option<usize>) -> AccountLimits {
     let mut limits = AccountLimits::of_this_machine();
+    if let Some(rings) = rings {
+        limits = limits.with_rings(rings as u64);
+    }
     for &(resource, amount) in &arguments.user_limits {
         limits.per_user = limits.per_user.with(resource, amount);
     }

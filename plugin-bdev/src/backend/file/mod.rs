@@ -38,6 +38,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 use chimaera_bdev_format::contents::{self, DeviceContents};
 use chimaera_bdev_format::image::{FileDisk, FileLock, PoolFile, is_read_only, size_of};
+use chimaera_bdev_proto::IoEngine;
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{
     Activity, CreateContext, Host, HostResource, Level, ModuleError, PerWorker, Worker,
@@ -100,6 +101,17 @@ fn charge(context: &CreateContext<'_>, io_depth: u32) -> Result<(), ModuleError>
     host.charge(HostResource::IoDepth, u64::from(io_depth) * workers)
 }
 
+/// Has the host count the rings of a pool, if its engine is of the kind that has one for each worker.
+fn charge_rings(context: &CreateContext<'_>, kind: IoEngine) -> Result<(), ModuleError> {
+    match kind {
+        IoEngine::IoUring => {
+            let workers = context.worker_count as u64;
+            context.host.charge(HostResource::Rings, workers)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What wakes each worker.
 fn wakes(worker_count: usize) -> Result<Box<[Arc<EventFd>]>, ModuleError> {
     let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
@@ -137,6 +149,7 @@ impl FileDevice {
             Ok(WorkerQueue::new(engine, setup.io_depth, worker_index))
         };
         let make_queues = |kind| {
+            charge_rings(context, kind)?;
             let operations = opened.usage.io_depth as usize * context.worker_count;
             let submitter = select::submitter(kind, blocking, operations, context.host)?;
             let make = |worker| make_queue(kind, worker, submitter.as_ref());
