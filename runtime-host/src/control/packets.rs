@@ -19,7 +19,7 @@ use super::refusal::Refusal;
 use super::{Connection, Control, INTEREST, send};
 use crate::caller::Peer;
 use crate::log;
-use crate::receiver::{Answered, Found, Note};
+use crate::receiver::{Found, Note, ReceivedFile};
 
 impl Control {
     /// Reads one packet of a connection and answers it, or has the receiver do the first part.
@@ -181,7 +181,7 @@ impl Control {
     }
 
     /// Takes what a child has found beside a connection's message.
-    fn take_received(&mut self, id: u64, answered: Answered) {
+    fn take_received(&mut self, id: u64, answered: ReceivedFile) {
         let mut files: Vec<_> = answered.file.into_iter().collect();
         let Some(connection) = self.connections.get_mut(&id) else {
             return self.close_files(files);

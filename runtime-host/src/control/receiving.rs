@@ -15,7 +15,7 @@ use chimaera_fork::Private;
 use nix::errno::Errno;
 
 use crate::accounts::Charge;
-use crate::receiver::{Answered, CHILD_PATIENCE, ChildTask, Note, Receiver};
+use crate::receiver::{CHILD_PATIENCE, ChildTask, Note, ReceivedFile, Receiver};
 
 /// The most children that receive messages of one user's at a time.
 pub(super) const MAX_RECEIVING: usize = 8;
@@ -372,7 +372,7 @@ impl Drop for Receiving {
 }
 
 /// What the receiver has said.
-pub(super) fn hear(receiver: &Receiver) -> (Vec<Answered>, Vec<Note>, bool) {
+pub(super) fn hear(receiver: &Receiver) -> (Vec<ReceivedFile>, Vec<Note>, bool) {
     let mut notes = Vec::new();
     let is_gone = loop {
         match receiver.note() {

@@ -57,7 +57,7 @@ pub(crate) struct Receiver {
 
 /// A child's answer to a request.
 #[derive(Debug)]
-pub(crate) struct Answered {
+pub(crate) struct ReceivedFile {
     pub(crate) request: u64,
     pub(crate) found: Found,
     /// The file, if it is harmless. It is missing all the same where the host had no descriptor for it.
@@ -106,11 +106,11 @@ impl Receiver {
     }
 
     /// The next answer that has come in.
-    pub(crate) fn answer(&self) -> Option<Answered> {
+    pub(crate) fn answer(&self) -> Option<ReceivedFile> {
         loop {
             let packet = packet::receive(&*self.requests).ok()??;
             if let Some(ChildAnswer { number, found }) = ChildAnswer::from_bytes(&packet.bytes) {
-                return Some(Answered {
+                return Some(ReceivedFile {
                     request: number,
                     found,
                     file: packet.file,
