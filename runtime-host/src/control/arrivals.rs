@@ -55,6 +55,12 @@ impl Control {
             return;
         };
         let max = *max;
+        if max.is_some() && self.receiving.holds_too_many() {
+            // They wait, and operators do not. Tried again after a pause.
+            let _ = self.epoll.delete(listener);
+            self.accepting = false;
+            return;
+        }
         match listener.accept() {
             Ok(Some(socket)) => self.add_connection(socket, Some(max)),
             Ok(None) => {}

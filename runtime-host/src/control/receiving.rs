@@ -23,6 +23,9 @@ pub(super) const MAX_RECEIVING: usize = 8;
 /// The most children that close connections of one user's at a time.
 const MAX_CLOSING: usize = 8;
 
+/// The most connections that have ended and wait to be closed while users' sockets take further ones.
+const MAX_UNCLOSED: usize = 256;
+
 /// How long a request may take until the host does not wait for an answer any more. The receiver kills a hanging child
 /// before that.
 pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(4);
@@ -60,8 +63,9 @@ pub(super) struct Receiving {
     users: BTreeMap<u32, UserChildren>,
     /// Connections whose turn it is, and their users: the receiver is still to be asked.
     ready: VecDeque<(u64, u32)>,
-    /// Connections that have ended and hold files, until the receiver takes them.
-    unclosed: VecDeque<Ended>,
+    /// Connections that have ended and hold files, until the receiver takes them, by user.
+    unclosed: BTreeMap<u32, VecDeque<Ended>>,
+    unclosed_count: usize,
     /// Requests to close of which the receiver is still to be told that it may.
     untold: Vec<u64>,
     /// Since when too many files are on their way.
@@ -130,7 +134,8 @@ impl Receiving {
             deadlines: VecDeque::new(),
             users: BTreeMap::new(),
             ready: VecDeque::new(),
-            unclosed: VecDeque::new(),
+            unclosed: BTreeMap::new(),
+            unclosed_count: 0,
             untold: Vec::new(),
             refused_since: None,
             next: 1,
@@ -199,7 +204,9 @@ impl Receiving {
 
     /// Has a connection that has ended and was shut down closed by a process of its own.
     pub(super) fn close(&mut self, ended: Ended) {
-        self.unclosed.push_back(ended);
+        let of_user = self.unclosed.entry(ended.user).or_default();
+        of_user.push_back(ended);
+        self.unclosed_count += 1;
         self.close_more();
         self.tell();
     }
@@ -209,29 +216,34 @@ impl Receiving {
         let Some(receiver) = &self.receiver else {
             return;
         };
-        for _ in 0..self.unclosed.len() {
-            let Some(ended) = self.unclosed.pop_front() else {
-                break;
-            };
-            let (user, request) = (ended.user, self.next);
-            let closing = self.users.get(&user).map_or(0, |user| user.closing);
-            let is_full = closing >= MAX_CLOSING;
-            if is_full
-                || receiver
-                    .ask(request, ChildTask::Close, &ended.socket)
-                    .is_err()
-            {
-                self.unclosed.push_back(ended);
-                continue;
+        for (&user, of_user) in &mut self.unclosed {
+            while let Some(ended) = of_user.front() {
+                let closing = self.users.get(&user).map_or(0, |user| user.closing);
+                let request = self.next;
+                if closing >= MAX_CLOSING
+                    || receiver
+                        .ask(request, ChildTask::Close, &ended.socket)
+                        .is_err()
+                {
+                    break;
+                }
+                self.users.entry(user).or_default().closing += 1;
+                let pending = Pending::new(user, Work::Close);
+                self.requests.insert(request, pending);
+                self.next += 1;
+                // The copy on its way to the child is the last one when the child is told to end.
+                of_user.pop_front();
+                self.unclosed_count -= 1;
+                self.untold.push(request);
             }
-            self.users.entry(user).or_default().closing += 1;
-            let pending = Pending::new(user, Work::Close);
-            self.requests.insert(request, pending);
-            self.next += 1;
-            // The copy on its way to the child is the last one when the child is told to end.
-            drop(ended);
-            self.untold.push(request);
         }
+        self.unclosed.retain(|_, of_user| !of_user.is_empty());
+    }
+
+    /// Whether so many connections that have ended wait to be closed that users' sockets take no further ones: whoever
+    /// goes on connecting with files that hang must not use up the host's descriptors.
+    pub(super) fn holds_too_many(&self) -> bool {
+        self.unclosed_count >= MAX_UNCLOSED
     }
 
     /// Takes an answer. Gives the connection that it is for, if that is still there.
