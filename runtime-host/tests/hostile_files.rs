@@ -327,20 +327,42 @@ fn what_no_pool_can_have_ends_its_session_with_the_reason() {
         send_with(&client.socket, &offer(), &[file]);
         assert_refused(&client.socket, expected, words);
     }
-    // Nor is a file of a mount that is nowhere in the host's tree.
-    match DetachedMount::new() {
-        Ok(mount) => {
-            let client = RawClient::new(host.connect());
-            send_with(&client.socket, &offer(), &[&mount.file]);
-            assert_refused(
-                &client.socket,
-                Status::PermissionDenied,
-                "another mount namespace",
-            );
+    host.assert_serves();
+}
+
+#[test]
+fn of_mounts_that_the_host_does_not_have_only_those_of_disks_and_memory_are_taken() {
+    let _alone = alone();
+    let host = Listening::start();
+    let program = std::env::current_exe().expect("it runs");
+    let cases = [
+        (c"/", program.as_path(), true),
+        (c"/proc", std::path::Path::new("/version"), false),
+    ];
+    for (root, file, is_taken) in cases {
+        let mount = match DetachedMount::new(root, file) {
+            Ok(mount) => mount,
+            Err(reason) => {
+                skipped("a file of a foreign mount", &reason);
+                continue;
+            }
+        };
+        let client = RawClient::new(host.connect());
+        send_with(&client.socket, &offer(), &[&mount.file]);
+        if is_taken && is_disk(&mount.file) {
+            assert_eq!(reply(&client.socket), Some(ControlReply::FileOffered));
+            continue;
         }
-        Err(reason) => skipped("a file of a foreign mount", &reason),
+        let words = "another mount namespace";
+        assert_refused(&client.socket, Status::PermissionDenied, words);
     }
     host.assert_serves();
+}
+
+/// Whether a file lies on a file system of this machine's own disks, and not on an overlay for example.
+fn is_disk(file: &File) -> bool {
+    let found = nix::sys::statfs::fstatfs(file).expect("it is open");
+    [0xef53, 0x5846_5342, 0x9123_683e].contains(&found.filesystem_type().0)
 }
 
 #[test]
@@ -360,7 +382,7 @@ fn a_reply_comes_after_the_file_was_looked_at_and_in_order() {
     assert!(matches!(reply, ControlReply::Refused { .. }), "{reply:?}");
 }
 
-/// A mount of the disk that is in nobody's tree, and a file of it.
+/// A mount that is in nobody's tree, and a file of it.
 struct DetachedMount {
     file: File,
 }
@@ -368,20 +390,19 @@ struct DetachedMount {
 impl DetachedMount {
     /// # Errors
     /// What the system says.
-    fn new() -> Result<Self, String> {
+    fn new(root: &std::ffi::CStr, path: &std::path::Path) -> Result<Self, String> {
         let failed = |what: &str| format!("{what}: {}", std::io::Error::last_os_error());
         // SAFETY: the path ends in a zero; the descriptor is new, and nobody else's.
         let tree = unsafe {
             let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC;
-            let tree = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, c"/".as_ptr(), flags);
+            let tree = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, root.as_ptr(), flags);
             if tree < 0 {
                 return Err(failed("open_tree"));
             }
             OwnedFd::from_raw_fd(tree as i32)
         };
-        let program = std::env::current_exe().expect("it runs");
-        let path = format!("/proc/self/fd/{}{}", tree.as_raw_fd(), program.display());
-        let file = File::open(path).map_err(|error| format!("the program there: {error}"))?;
+        let path = format!("/proc/self/fd/{}{}", tree.as_raw_fd(), path.display());
+        let file = File::open(path).map_err(|error| format!("the file there: {error}"))?;
         Ok(Self { file })
     }
 }

@@ -56,7 +56,8 @@ impl AccountLimits {
                 Resource::Descriptors,
                 left_to_operators(machine.descriptors),
             )
-            .with(Resource::IoDepth, machine.aio_operations / 4 * 3);
+            .with(Resource::IoDepth, machine.aio_operations / 4 * 3)
+            .with(Resource::Rings, u64::MAX);
         let user = Amounts::all(u64::MAX)
             .with(Resource::Connections, 256)
             .with(Resource::Lanes, 2048)
