@@ -101,9 +101,9 @@ impl Default for AccountLimits {
     }
 }
 
-/// Bytes of address space for a user, on a machine with so much memory. A client that has its segments touched and gives
-/// the memory back leaves page tables to the host: a page for 2 MiB. So the tables of a user take a sixteenth of the
-/// memory at most, or 128 MiB.
+/// Bytes of address space for a user, on a machine with so much memory. A client that has its segments touched and
+/// gives the memory back leaves page tables to the host: a page for 2 MiB. So the tables of a user take a sixteenth of
+/// the memory at most, or 128 MiB.
 fn addresses_of_a_user(memory_bytes: u64) -> u64 {
     let tables = (memory_bytes / 16).max(128 << 20);
     (tables * 512).min(MAX_ADDRESS_BYTES / 4)

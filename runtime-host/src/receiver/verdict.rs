@@ -2,9 +2,9 @@
 //!
 //! No file system of this process's mounts is asked before it is known to be harmless: `fstat` of a file that a user's
 //! own program serves (FUSE) takes as long as that program likes. Of a mount that this process does not have, a
-//! container's or that of a service with a `/tmp` of its own, the kernel lists nothing here. So its file system is asked
-//! for its type: the answer holds, since every file system's code in the kernel gives its own; if none comes, that keeps
-//! this process, of which there is one for each message, and nobody else.
+//! container's or that of a service with a `/tmp` of its own, the kernel lists nothing here. So its file system is
+//! asked for its type: the answer holds, since every file system's code in the kernel gives its own; if none comes,
+//! that keeps this process, of which there is one for each message, and nobody else.
 
 use std::ffi::CStr;
 use std::io::Write;
