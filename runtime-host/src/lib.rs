@@ -3,8 +3,10 @@
 //! Two sides share the work. The **control side** may block: one thread serves the Unix socket
 //! (`control`), and a few threads carry out admin tasks (`builtin`). **Workers** never block:
 //! each polls the lanes of its clients, hands their tasks to containers, and sleeps when there
-//! is nothing to do (`worker`). The two sides share no locks: the control side sends commands to a
-//! worker's inbox, and workers send events to the control side.
+//! is nothing to do (`worker`). The control side sends commands to a worker's inbox, and workers
+//! send events to the control side. They share no lock that is held while somebody waits: a worker takes
+//! that of the accounts and that of the queue of jobs when it hands on an admin task, and no other.
+//! What clients send beside messages is received by a process of its own (`receiver`).
 //!
 //! Laws of this crate:
 //! - A client is untrusted. Nothing that it sends or writes makes the host panic, and a fault of
